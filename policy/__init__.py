@@ -1,0 +1,1 @@
+"""Rules to verdicts: no I/O but reading policy files, no clock."""
