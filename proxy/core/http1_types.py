@@ -1,0 +1,138 @@
+"""What the HTTP/1.1 layer and its edge say to each other: commands, the configuration and the record of a request."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from racecar.policy.reasons import Reason
+
+
+@dataclass(slots=True)
+class Forward:
+    """Send the very bytes object that was just handed in to the other side. Only ever alone, as FORWARD."""
+
+
+@dataclass(slots=True)
+class ToServer:
+    """Send these bytes to the server."""
+
+    data: bytes
+
+
+@dataclass(slots=True)
+class ToClient:
+    """Send these bytes to the client."""
+
+    data: bytes
+
+
+@dataclass(slots=True)
+class EndServer:
+    """The client ended its half: shut the server's leg down for writing once what waits for it is sent."""
+
+
+@dataclass(slots=True)
+class EndClient:
+    """The last byte was said to the client: shut its leg down for writing once what waits for it is sent.
+
+    Go on reading it and handing its bytes in (they are dropped, so that no reset eats the answer) until
+    Close or Abort comes, from its end of stream, from a bound on what is dropped, or from `timer`.
+    """
+
+
+@dataclass(slots=True)
+class CloseServer:
+    """Close the server's leg in order, now; nothing is owed either way and nothing of it is wanted any more."""
+
+
+@dataclass(slots=True)
+class ResetServer:
+    """Reset the server's leg, now, and drop what waits for it: it holds part of a request that never ends."""
+
+
+@dataclass(slots=True)
+class Close:
+    """Close both legs in order, each once what waits for it is sent. The conversation is over."""
+
+    reason: Reason = Reason.NONE
+
+
+@dataclass(slots=True)
+class Abort:
+    """Reset both legs at once and drop what waits for them. The conversation is over."""
+
+    reason: Reason
+
+
+Command = Forward | ToServer | ToClient | EndServer | EndClient | CloseServer | ResetServer | Close | Abort
+Commands = tuple[Command, ...]
+
+NOTHING: Commands = ()
+FORWARD: Commands = (Forward(),)  # test with `is`: the usual answer, made without an allocation
+
+
+class Verdict(StrEnum):
+    """The word in the access log."""
+
+    FORWARDED = "FORWARDED"
+    DROPPED = "DROPPED"
+    AUDIT = "AUDIT"  # forwarded, though the rules deny it
+
+
+@dataclass(slots=True)
+class HttpRecord:
+    """One request, once it is over. Bytes are untrusted: escape them. The query string is not kept."""
+
+    verdict: Verdict
+    reason: Reason
+    rule: int  # number of the rule that decided, 0 for none
+    method: bytes  # empty if no head could be read
+    path: bytes  # target without the query; empty if no head could be read
+    has_query: bool
+    host: bytes
+    status: int  # what the client was answered, 0 for no answer
+    request_bytes: int  # head and body as taken from the client
+    response_bytes: int  # as given to the client, interim answers included
+    started: float  # first byte of the request, on the edge's clock
+    answered: float  # head of the final answer, 0.0 for none
+    finished: float
+    event: str  # named in the refusal too; empty for a request that was forwarded
+    detail: str  # what was seen, for a refusal or an abort; may quote nothing of the request
+
+
+class HttpVerdict(Protocol):
+    """What a judge says of one request (racecar.policy.engine.HttpVerdict)."""
+
+    @property
+    def allow(self) -> bool: ...
+    @property
+    def rule(self) -> int: ...
+    @property
+    def reason(self) -> Reason: ...
+
+
+class Judge(Protocol):
+    """One rule set (racecar.policy.engine.HttpMatcher). Must not depend on anything but its arguments."""
+
+    def judge(self, method: bytes, target: bytes, /) -> HttpVerdict: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """Limits and timeouts of one HTTP/1.1 connection."""
+
+    head_timeout_s: float = 10.0  # from the first byte of a head to its last: 408
+    idle_timeout_s: float = 300.0  # without a byte between requests, or inside a request's body
+    linger_timeout_s: float = 2.0  # for the client to take a last answer and close
+    max_drain_bytes: int = 65536  # of a refused request's body, read and dropped
+    max_cached_heads: int = 512  # per generation (two) and kind; more distinct heads than that are read anew
+    max_cached_head_bytes: int = 2048  # longer heads are read anew each time
+
+    def __post_init__(self) -> None:
+        for name in ("head_timeout_s", "idle_timeout_s", "linger_timeout_s", "max_cached_heads"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+
+
+type_rule_name = Callable[[int], str]
