@@ -2,10 +2,11 @@
 
 import ipaddress
 import struct
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
-type_address = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 CONNECTION_STRUCT = struct.Struct("=QQQQIIIIIIII16sHBB4x16s")
 
@@ -20,7 +21,12 @@ class ConnectionState(IntEnum):
     REFUSED = 4
 
 
-def address_of(raw: bytes) -> type_address:
+def swap16(number: int) -> int:
+    """Network order to host order and back: the programs keep ports as the packets have them."""
+    return ((number & 0xFF) << 8 | number >> 8) if sys.byteorder == "little" else number
+
+
+def address_of(raw: bytes) -> IPAddress:
     """Sixteen bytes to an address; IPv4 is stored v4-mapped (RFC 4291 2.5.5.2)."""
     address = ipaddress.IPv6Address(raw)
     return address.ipv4_mapped or address
@@ -42,7 +48,7 @@ class ConnectionRecord:
     pid: int
     uid: int
     flags: int
-    address: type_address  # the original destination, canonical
+    address: IPAddress  # the original destination, canonical
     port: int
     state: ConnectionState
     protocol: int
@@ -51,7 +57,8 @@ class ConnectionRecord:
     @classmethod
     def unpack(cls, raw: bytes) -> "ConnectionRecord":
         """Raises struct.error for a value of another size and ValueError for an unknown state."""
-        *numbers, address, port, state, protocol, comm = CONNECTION_STRUCT.unpack(raw)
+        fields = CONNECTION_STRUCT.unpack(raw)
+        address, port, state, protocol, comm = fields[12:]
         text = comm.split(b"\0", 1)[0].decode("utf-8", "replace")
-        port = ((port & 0xFF) << 8) | (port >> 8)
-        return cls(*numbers, address_of(address), port, ConnectionState(state), protocol, text)
+        values = [*fields[:12], address_of(address), swap16(port), ConnectionState(state), protocol, text]
+        return cls(*values)
