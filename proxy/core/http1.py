@@ -9,19 +9,33 @@ The edge hands in what it read and what time it is and does what the returned co
         for command in commands: ...
 
 Rules for the edge:
-- `data` is never empty; the end of a stream is `client_eof`/`server_eof`. After Close or Abort nothing is handed in.
+- `data` is never empty; the end of a stream is `client_eof`/`server_eof`. What comes after Close or Abort is ignored,
+  and so is what the server sends after CloseServer or ResetServer.
 - While bytes (or a filled pipe) wait to be sent to one side, the other side is not read; while bytes wait for the
   client, the client is not read either (else refusals without end would grow its buffer).
 - Long bodies: as long as `client_unread` is above 0, that many bytes may go from the client to the server without
-  being handed in; tell `client_moved(count, now)` at once, before anything else. `server_unread`, `server_moved`
+  being handed in; tell `client_moved(count, now)` at once, before anything else. `server_unread` and `server_moved`
   likewise towards the client. The last byte of a message is never among them, so that it ends in one place.
 - `deadline` is on the clock of `now`, infinite for none, and may move with any call: call `timer(now)` once it has
   passed. Calling it early is harmless.
 - What breaks outside (a reset, a failed dial, a limit) is told by `lost(reason, now)`, so that it is logged.
 """
 
+import sys
+from enum import Enum
+from math import inf
+
 from racecar.parsers.errors import ProtocolError
+from racecar.parsers.http1 import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    ChunkReader,
+    HeadBuffer,
+    check_request_prefix,
+    check_response_prefix,
+)
 from racecar.policy.reasons import Reason
+from racecar.proxy.core.http1_context import Answer, Call, HttpContext, status_of
 from racecar.proxy.core.http1_types import (
     FORWARD,
     NOTHING,
@@ -42,3 +56,559 @@ from racecar.proxy.core.http1_types import (
     ToServer,
     Verdict,
 )
+
+
+class ClientState(Enum):
+    """What the client's next byte belongs to."""
+
+    IDLE = 0  # a new request: IDLE (denied), HEAD, BODY, ANSWER, DRAIN, LINGER
+    HEAD = 1  # a head that has begun
+    BODY = 2  # the body of a forwarded request: ANSWER, or LINGER if the answer was complete before
+    ANSWER = 3  # nothing may come, an answer is outstanding: IDLE, LINGER
+    DRAIN = 4  # the body of a refused request: IDLE, LINGER
+    LINGER = 5  # the last word was said, all is dropped: OVER
+    OVER = 6
+
+
+class ServerState(Enum):
+    """What the server's next byte belongs to."""
+
+    SILENT = 0  # nothing is outstanding: it aborts
+    WAITED = 1  # an answer to come
+    HEAD = 2  # an answer's head that has begun
+    BODY = 3  # a counted body
+    CHUNKS = 4
+    STREAM = 5  # a body until the connection ends
+    GONE = 6
+
+
+_IDLE, _BODY, _ANSWER = ClientState.IDLE, ClientState.BODY, ClientState.ANSWER
+_SILENT, _WAITED = ServerState.SILENT, ServerState.WAITED
+
+
+class HttpConversation:
+    """The state of one connection pair: at most one request outstanding."""
+
+    __slots__ = (
+        "_answer",
+        "_answered",
+        "_call",
+        "_chunks",
+        "_client",
+        "_client_left",
+        "_dropped",
+        "_ended",
+        "_held",
+        "_last",
+        "_request_bytes",
+        "_request_head",
+        "_response_bytes",
+        "_response_head",
+        "_server",
+        "_server_left",
+        "_started",
+        "_surplus",
+        "context",
+        "deadline",
+        "tag",
+    )
+
+    def __init__(self, context: HttpContext, now: float, tag: object = None) -> None:
+        """`tag` is given to the context's log with each record: the edge's own record of the connection."""
+        self.context = context  # may be exchanged at any time: the next request is judged by the new one
+        self.tag = tag
+        self.deadline = now + context.config.idle_timeout_s
+        self._client = _IDLE
+        self._server = _SILENT
+        self._client_left = 0  # bytes of the request's body, while BODY or DRAIN
+        self._server_left = 0  # bytes of the answer's body, while BODY
+        self._request_head: HeadBuffer | None = None
+        self._response_head: HeadBuffer | None = None
+        self._chunks: ChunkReader | None = None
+        self._held = b""  # half a size line or trailers of the answer
+        self._call: Call | None = None  # the outstanding request
+        self._answer: Answer | None = None  # its final answer, once its head is read
+        self._started = self._answered = 0.0
+        self._request_bytes = self._response_bytes = 0
+        self._dropped = 0
+        self._surplus = False  # bytes came behind the outstanding request
+        self._ended = False  # the client ended its half
+        self._last = False  # the connection closes behind the outstanding request: any of the two, or a drain
+
+    # --- what the edge asks
+
+    @property
+    def client_unread(self) -> int:
+        """How many of the client's next bytes may go to the server without being handed in."""
+        return self._client_left - 1 if self._client is _BODY else 0
+
+    @property
+    def server_unread(self) -> int:
+        """How many of the server's next bytes may go to the client without being handed in."""
+        if self._server is ServerState.BODY:
+            return self._server_left - 1
+        if self._server is ServerState.CHUNKS:
+            assert self._chunks is not None
+            return self._chunks.left  # the chunk's CRLF follows
+        return sys.maxsize if self._server is ServerState.STREAM else 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is outstanding and no request has begun."""
+        return self._client is _IDLE
+
+    @property
+    def is_over(self) -> bool:
+        """Close or Abort was said."""
+        return self._client is ClientState.OVER
+
+    # --- bytes
+
+    def client_bytes(self, data: bytes, now: float) -> Commands:
+        """Take one read from the client."""
+        if self._client is _IDLE:
+            call = self.context.calls.new.get(data)
+            if call is not None and call.plain:  # the whole read is a head that was allowed before
+                self._call = call
+                self._started = now
+                self._request_bytes = len(data)
+                self._client = _ANSWER
+                self._server = _WAITED
+                self.deadline = inf
+                return FORWARD
+        return self._client_bytes(data, now)
+
+    def server_bytes(self, data: bytes, now: float) -> Commands:
+        """Take one read from the server."""
+        if self._server is _WAITED and self._client is _ANSWER and not self._last:
+            answer = self.context.answers.new.get(data[: data.find(b"\r\n\r\n") + 4])
+            call = self._call
+            if answer is not None and answer.whole == len(data) and call is not None and call.plain:
+                self._answer = answer
+                self._answered = now
+                self._response_bytes += len(data)
+                self._log(Reason.NONE, now)
+                self._client = _IDLE
+                self._server = _SILENT
+                self.deadline = now + self.context.config.idle_timeout_s
+                return FORWARD
+        return self._server_bytes(data, now)
+
+    def client_moved(self, count: int, now: float) -> None:
+        """Count bytes that went to the server unread; ValueError for more than `client_unread`."""
+        if not 0 <= count <= self.client_unread:
+            raise ValueError(f"{count} bytes moved, {self.client_unread} may go unread")
+        self._client_left -= count
+        self._request_bytes += count
+        self.deadline = now + self.context.config.idle_timeout_s
+
+    def server_moved(self, count: int, now: float) -> None:  # noqa: ARG002 (the same form as client_moved)
+        """Count bytes that went to the client unread; ValueError for more than `server_unread`."""
+        if not 0 <= count <= self.server_unread:
+            raise ValueError(f"{count} bytes moved, {self.server_unread} may go unread")
+        self._response_bytes += count
+        if self._server is ServerState.BODY:
+            self._server_left -= count
+        elif self._chunks is not None:
+            self._chunks.left -= count
+
+    # --- ends and time
+
+    def client_eof(self, now: float) -> Commands:
+        """The client ended its half."""
+        state = self._client
+        if state is _ANSWER and not self._ended:
+            self._ended = self._last = True
+            return (EndServer(),)  # half a connection is enough for the answer
+        if state is _BODY:
+            return self._abort(Reason.DOWNSTREAM_CLOSED, "the client ended inside a request", now)
+        if state is ClientState.HEAD:
+            return self._close(Reason.DOWNSTREAM_CLOSED)
+        return NOTHING if state in (_ANSWER, ClientState.OVER) else self._close(Reason.NONE)
+
+    def server_eof(self, now: float) -> Commands:
+        """The server ended its half."""
+        if self._server is _SILENT:
+            return self._close(Reason.NONE)
+        if self._server is ServerState.STREAM:
+            return tuple(self._complete(now))
+        if self._server is ServerState.GONE:
+            return NOTHING
+        return self._abort(Reason.UPSTREAM_CLOSED, "the server ended inside an answer", now)
+
+    def timer(self, now: float) -> Commands:
+        """Do what is due if `deadline` has passed."""
+        if now < self.deadline:
+            return NOTHING
+        if self._client is ClientState.HEAD:
+            out: list[Command] = []
+            self._refuse_head(ProtocolError(Reason.HEAD_TIMEOUT, "the head did not come in time"), now, out)
+            return tuple(out)
+        if self._client is _BODY:
+            return self._abort(Reason.IDLE_TIMEOUT, "the request's body stopped", now)
+        return self._close(Reason.NONE if self._client is ClientState.LINGER else Reason.IDLE_TIMEOUT)
+
+    def drain(self) -> Commands:
+        """End soon: at once if nothing is outstanding, else behind the answer."""
+        self._last = True
+        return self._close(Reason.DRAINED) if self._client is _IDLE else NOTHING
+
+    def lost(self, reason: Reason, now: float) -> None:
+        """The edge gave up both legs: log what was outstanding."""
+        if not self.is_over:
+            self._abort(reason, "", now)
+
+    # --- the client's side
+
+    def _client_bytes(self, data: bytes, now: float) -> Commands:
+        out: list[Command] = []
+        held, first, pos, size = b"", -1, 0, len(data)  # to forward: held + data[first:last]
+        last = 0
+        while pos < size:
+            state = self._client
+            if state is _IDLE or state is ClientState.HEAD:
+                start = pos
+                head, pos = self._read_head(data, pos, now, out)
+                if head is not None:
+                    held, first = (head, pos) if state is ClientState.HEAD else (b"", start)
+                    last = pos
+            elif state is _BODY:
+                first = pos if first < 0 else first
+                pos = last = self._read_body(pos, size, now)
+            elif state is ClientState.DRAIN:
+                pos = self._drain_body(pos, size, now, out)
+            else:
+                out += self._drop(size - pos, now)
+                break
+        if self.is_over or first < 0:
+            return tuple(out)
+        if first == 0 and last == size and not held and not out:
+            return FORWARD
+        out.append(ToServer(held + data[first:last]))
+        return tuple(out)
+
+    def _read_head(self, data: bytes, pos: int, now: float, out: list[Command]) -> tuple[bytes | None, int]:
+        """Return a head to forward, if one ends here and is allowed, and the position behind what was used."""
+        buffer = self._request_head
+        if buffer is None:
+            self._started = now
+            buffer = HeadBuffer(check_request_prefix)
+        try:
+            head, pos = buffer.cut(data, pos)
+            if head is None:
+                if self._request_head is None:
+                    self._request_head = buffer
+                    self._client = ClientState.HEAD
+                    self.deadline = now + self.context.config.head_timeout_s
+                return None, pos
+            self._request_head = None
+            call = self.context.call(head)
+        except ProtocolError as error:
+            self._refuse_head(error, now, out)
+            return None, len(data)
+        self._request_bytes = len(head)
+        if not call.forward:
+            self._refuse(call, now, out)
+            return None, pos
+        self._call = call
+        self._server = _WAITED
+        self._last = self._last or not call.head.keep_alive
+        self._client_left = call.head.length
+        self._client = _BODY if call.head.length else _ANSWER
+        self.deadline = now + self.context.config.idle_timeout_s if call.head.length else inf
+        return head, pos
+
+    def _read_body(self, pos: int, size: int, now: float) -> int:
+        take = min(self._client_left, size - pos)
+        self._client_left -= take
+        self._request_bytes += take
+        if self._client_left:
+            self.deadline = now + self.context.config.idle_timeout_s
+        else:
+            self._client = _ANSWER
+            self.deadline = inf
+        return pos + take
+
+    def _drain_body(self, pos: int, size: int, now: float, out: list[Command]) -> int:
+        take = min(self._client_left, size - pos)
+        self._client_left -= take
+        if not self._client_left:
+            if self._last:
+                out += self._linger(now)
+            else:
+                self._rest(now)
+        return pos + take
+
+    def _drop(self, count: int, now: float) -> Commands:
+        """Bytes that belong to nothing: behind an outstanding request, or behind the last word."""
+        if self._client is ClientState.OVER:
+            return NOTHING
+        if self._client is _ANSWER:
+            self._surplus = self._last = True
+        self._dropped += count
+        if self._dropped <= self.context.config.max_drain_bytes:
+            return NOTHING
+        if self._client is _ANSWER:
+            return self._abort(Reason.HTTP_PIPELINED, "bytes behind an outstanding request", now)
+        return self._close(Reason.NONE)
+
+    # --- refusals
+
+    def _refuse(self, call: Call, now: float, out: list[Command]) -> None:
+        """Answer a well-formed request that is not forwarded. Nothing is outstanding here."""
+        head, config = call.head, self.context.config
+        close = (
+            self._last
+            or not head.keep_alive
+            or head.http_1_0  # would have to be told that the connection stays
+            or status_of(call.reason) != 403
+            or not 0 <= head.length <= config.max_drain_bytes
+            or (head.length > 0 and head.expects_continue)  # the body may come or not (RFC 9110 10.1.1)
+        )
+        self._say(call.reason, call.rule, call.detail, call, close=close, now=now, out=out)
+        if close:
+            out += self._linger(now)
+        elif head.length:
+            self._client, self._client_left = ClientState.DRAIN, head.length
+            self.deadline = now + config.head_timeout_s
+        else:
+            self._rest(now)
+
+    def _refuse_head(self, error: ProtocolError, now: float, out: list[Command]) -> None:
+        """Answer what is no request. Nothing is outstanding here."""
+        self._request_bytes = self._request_head.pending if self._request_head is not None else 0
+        self._say(error.reason, 0, error.detail, None, close=True, now=now, out=out)
+        out += self._linger(now)
+
+    def _say(
+        self, reason: Reason, rule: int, detail: str, call: Call | None, *, close: bool, now: float, out: list[Command]
+    ) -> None:
+        event = self.context.new_event()
+        head_only = call is not None and call.head.method == b"HEAD"
+        text = self.context.refusal(reason, event, rule=rule, detail=detail, close=close, head_only=head_only)
+        out.append(ToClient(text))
+        self._record(call, Verdict.DROPPED, reason, rule, status_of(reason), len(text), now, now, event, detail)
+
+    # --- the server's side
+
+    def _server_bytes(self, data: bytes, now: float) -> Commands:
+        if self._server is ServerState.GONE:
+            return NOTHING
+        joined = self._held + data if self._held else data
+        self._held = b""
+        held, first, last, size = b"", 0, 0, len(joined)  # to forward: held + joined[first:last]
+        done = False
+        try:
+            while last < size and not done:
+                if self._server is _SILENT:
+                    raise ProtocolError(Reason.UNEXPECTED_UPSTREAM_BYTES, "bytes with no request outstanding")
+                if self._server is _WAITED or self._server is ServerState.HEAD:
+                    begun = self._server is ServerState.HEAD
+                    head, pos = self._read_answer(joined, last, now)
+                    if head is None:
+                        break
+                    if begun:
+                        held, first = head, pos
+                    last = pos
+                    done = self._server is _SILENT
+                else:
+                    last, done = self._read_answer_body(joined, last)
+                    if not done and self._server is ServerState.CHUNKS and last < size:
+                        self._held = joined[last:]
+                        break
+            if done and last < size:
+                raise ProtocolError(Reason.UNEXPECTED_UPSTREAM_BYTES, "bytes behind the answer")
+        except ProtocolError as error:
+            return self._abort(error.reason, error.detail, now)
+        self._response_bytes += len(held) + last - first
+        whole = first == 0 and last == size and not held and joined is data
+        if whole and not done:
+            return FORWARD
+        out: list[Command] = []
+        if held or last > first:
+            out.append(ToClient(data if whole else held + joined[first:last]))
+        if done:
+            out += self._complete(now)
+            if whole and len(out) == 1:
+                return FORWARD
+        return tuple(out)
+
+    def _read_answer(self, data: bytes, pos: int, now: float) -> tuple[bytes | None, int]:
+        """Return the head that ends here, if any, and the position behind it. SILENT afterwards: no body follows."""
+        buffer = self._response_head or HeadBuffer(check_response_prefix)
+        head, pos = buffer.cut(data, pos)
+        if head is None:
+            self._response_head, self._server = buffer, ServerState.HEAD
+            return None, pos
+        self._response_head = None
+        answer, call = self.context.answer(head), self._call
+        assert call is not None
+        status = answer.head.status
+        if status == 101:
+            raise ProtocolError(Reason.HTTP_UPGRADE, "101 to a request without Upgrade")
+        if call.head.http_1_0 and (status < 200 or answer.length == CHUNKED):
+            raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "an answer that HTTP/1.0 cannot read")
+        self._server = _WAITED
+        if status >= 200:
+            self._begin_answer(answer, 0 if call.head.method == b"HEAD" else answer.length, now)
+        return head, pos
+
+    def _begin_answer(self, answer: Answer, length: int, now: float) -> None:
+        self._answer, self._answered = answer, now
+        self._last = self._last or not answer.head.keep_alive or length == UNTIL_CLOSE
+        if length == CHUNKED:
+            self._server, self._chunks = ServerState.CHUNKS, ChunkReader(Reason.HTTP_RESPONSE_MALFORMED)
+        elif length == UNTIL_CLOSE:
+            self._server = ServerState.STREAM
+        else:
+            self._server, self._server_left = (ServerState.BODY if length else _SILENT), length
+
+    def _read_answer_body(self, data: bytes, pos: int) -> tuple[int, bool]:
+        if self._chunks is not None:
+            return self._chunks.feed(data, pos)
+        if self._server is ServerState.STREAM:
+            return len(data), False
+        take = min(self._server_left, len(data) - pos)
+        self._server_left -= take
+        return pos + take, not self._server_left
+
+    # --- how things end
+
+    def _complete(self, now: float) -> list[Command]:
+        """The answer is complete."""
+        self._chunks = None
+        self._log(Reason.NONE, now)
+        out: list[Command] = []
+        if self._client is _BODY:
+            # The server may take the rest of the body for a request: nothing more of it may be sent.
+            out += self._linger(now, ResetServer())
+        elif self._surplus:
+            self._request_bytes, self._started = self._dropped, now
+            self._say_pipelined(now, out)
+            out += self._linger(now)
+        elif self._last:
+            out += [self._close(Reason.NONE)[0]] if self._ended else self._linger(now)
+        else:
+            self._rest(now)
+        return out
+
+    def _say_pipelined(self, now: float, out: list[Command]) -> None:
+        answer = self._answer
+        reason, detail = Reason.HTTP_PIPELINED, "bytes behind an outstanding request"
+        self._response_bytes = 0
+        if answer is not None and answer.head.keep_alive and answer.length != UNTIL_CLOSE:
+            self._say(reason, 0, detail, None, close=True, now=now, out=out)
+        else:  # the answer before said that nothing follows it
+            event = self.context.new_event()
+            self._record(None, Verdict.DROPPED, reason, 0, 0, 0, 0.0, now, event, detail)
+
+    def _rest(self, now: float) -> None:
+        """Wait for the next request."""
+        self._client, self._server = _IDLE, _SILENT
+        self.deadline = now + self.context.config.idle_timeout_s
+
+    def _linger(self, now: float, server: Command | None = None) -> Commands:
+        self._client, self._server = ClientState.LINGER, ServerState.GONE
+        self._request_head = None
+        self._dropped = 0
+        self.deadline = now + self.context.config.linger_timeout_s
+        return (server or CloseServer(), EndClient())
+
+    def _close(self, reason: Reason) -> Commands:
+        if self._client is ClientState.OVER:
+            return NOTHING
+        self._end()
+        return (Close(reason),)
+
+    def _abort(self, reason: Reason, detail: str, now: float) -> Commands:
+        if self._call is not None:
+            self._log(reason, now, detail)
+        self._end()
+        return (Abort(reason),)
+
+    def _end(self) -> None:
+        self._client, self._server = ClientState.OVER, ServerState.GONE
+        self._request_head = self._response_head = self._chunks = self._call = None
+        self._held = b""
+        self.deadline = inf
+
+    # --- the log
+
+    def _log(self, reason: Reason, now: float, detail: str = "") -> None:
+        """Record the outstanding request, which is over."""
+        call, answer = self._call, self._answer
+        assert call is not None
+        verdict = Verdict.AUDIT if call.audit else Verdict.FORWARDED
+        self._record(
+            call,
+            verdict,
+            reason or call.reason,
+            call.rule,
+            answer.head.status if answer is not None else 0,
+            self._response_bytes,
+            self._answered,
+            now,
+            "",
+            detail,
+        )
+        self._call = self._answer = None
+        self._answered = 0.0
+        self._response_bytes = 0
+
+    def _record(
+        self,
+        call: Call | None,
+        verdict: Verdict,
+        reason: Reason,
+        rule: int,
+        status: int,
+        response_bytes: int,
+        answered: float,
+        now: float,
+        event: str,
+        detail: str,
+    ) -> None:
+        self.context.log(
+            self.tag,
+            HttpRecord(
+                verdict,
+                reason,
+                rule,
+                b"" if call is None else call.head.method,
+                b"" if call is None else call.path,
+                call is not None and call.has_query,
+                b"" if call is None else call.head.host,
+                status,
+                self._request_bytes,
+                response_bytes,
+                self._started,
+                answered,
+                now,
+                event,
+                detail,
+            ),
+        )
+
+
+__all__ = [
+    "FORWARD",
+    "NOTHING",
+    "Abort",
+    "Close",
+    "CloseServer",
+    "Command",
+    "Commands",
+    "EndClient",
+    "EndServer",
+    "Forward",
+    "HttpConfig",
+    "HttpContext",
+    "HttpConversation",
+    "HttpRecord",
+    "HttpVerdict",
+    "Judge",
+    "ResetServer",
+    "ToClient",
+    "ToServer",
+    "Verdict",
+]

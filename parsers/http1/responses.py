@@ -1,0 +1,54 @@
+"""Read the head of a response: its grammar, and how its body ends. What is in doubt is refused."""
+
+import re
+from dataclasses import dataclass
+
+from racecar.parsers.errors import ProtocolError
+from racecar.parsers.http1.fields import CHUNKED, UNTIL_CLOSE, declared_length, list_members
+from racecar.parsers.http1.heads import FIELDS, MAX_HEAD_BYTES, MAX_HEADERS
+from racecar.policy.reasons import Reason
+
+_HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + FIELDS).fullmatch
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """What the head of a response says."""
+
+    status: int
+    http_1_0: bool
+    declared: int | None  # Content-Length, CHUNKED, or neither
+    keep_alive: bool  # as the head says; a body that ends with the connection is not looked at
+    size: int  # bytes of the head itself
+
+
+def read_response_head(raw: bytes) -> ResponseHead:
+    """Read a whole head, blank line included. Raises ProtocolError; never anything else, whatever the bytes."""
+    match = _HEAD(raw)
+    if match is None:
+        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "status line or header lines")
+    if len(raw) > MAX_HEAD_BYTES or raw.count(b"\r\n") - 2 > MAX_HEADERS:
+        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"above {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers")
+    http_1_0, status, low = match[1] == b"0", int(match[2]), raw.lower()
+    declared = declared_length(low, http_1_0=http_1_0, fault=Reason.HTTP_RESPONSE_MALFORMED)
+    if declared and (status < 200 or status == 204):
+        # RFC 9110 8.6, RFC 9112 6.1: must not be sent; a client that believes it would read the next answer as a body.
+        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"status {status} with a body")
+    options = list_members(low, b"connection") if b"\r\nconnection:" in low else ()
+    if b"content-length" in options or b"transfer-encoding" in options:
+        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "Connection names a framing header")
+    keep_alive = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
+    return ResponseHead(status, http_1_0, declared, keep_alive, len(raw))
+
+
+def response_length(head: ResponseHead, *, method: bytes) -> int:
+    """Return the length of the body that follows `head` in answer to `method`: a number, CHUNKED or UNTIL_CLOSE.
+
+    RFC 9112 6.3. Answers to CONNECT and 101 switch protocols and are not this function's matter.
+    """
+    if method == b"HEAD" or head.status < 200 or head.status in (204, 304):
+        return 0
+    return UNTIL_CLOSE if head.declared is None else head.declared
+
+
+__all__ = ["CHUNKED", "UNTIL_CLOSE", "ResponseHead", "read_response_head", "response_length"]
