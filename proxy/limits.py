@@ -1,0 +1,82 @@
+"""What the edge allows itself: timeouts, quotas per workload, descriptor head-room."""
+
+import contextlib
+import os
+import resource
+from dataclasses import dataclass
+
+from racecar.proxy.pipes import PipeQuota
+
+
+@dataclass(frozen=True)
+class EdgeConfig:
+    """Limits and timeouts of the edge; checked once, at start."""
+
+    connect_timeout_s: float = 10.0  # upstream dial; after it the client is reset
+    tcp_idle_timeout_s: float | None = None  # byte relays without traffic; None = they may idle for ever
+    close_timeout_s: float = 30.0  # a closed connection's last bytes, without progress; then it is reset
+    timer_step_s: float = 0.25  # how late a timeout may be
+    max_connections_per_workload: int = 16384  # further ones are reset
+    max_pipes: int | None = None  # splice pipes in all; None = three quarters of the kernel's budget for this user
+    max_pipes_per_workload: int = 32  # further stretches are copied
+    descriptor_headroom: int = 64  # descriptors below the limit that no connection may take
+    accepts_per_turn: int = 64  # connections accepted before the others get their turn
+    events_per_turn: int = 256  # events handled before asyncio gets its turn
+    accept_pause_s: float = 0.5  # how long a listener rests when the kernel has no descriptor or memory for it
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout_s", "close_timeout_s", "timer_step_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.max_connections_per_workload < 1:
+            raise ValueError(f"max_connections_per_workload is {self.max_connections_per_workload}; at least 1")
+        if self.accepts_per_turn < 1 or self.events_per_turn < 1:
+            raise ValueError("accepts_per_turn and events_per_turn must be at least 1")
+
+
+class WorkloadUse:
+    """What one workload has of the shared means."""
+
+    __slots__ = ("connections", "pipes")
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.pipes = PipeQuota()
+
+
+class Descriptors:
+    """Count descriptors and keep one in reserve, so that even at the limit a connection can be accepted and reset.
+
+    `used` counts what the edge opens; what else the process has open is counted once, at start.
+    """
+
+    def __init__(self, *, headroom: int) -> None:
+        self.limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._reserve: int | None = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self.used = len(os.listdir("/proc/self/fd"))
+        self._headroom = headroom
+        if self.limit - headroom - self.used < 2:
+            raise ValueError(
+                f"descriptor limit {self.limit} leaves no room: {self.used} in use, head-room {headroom}; "
+                "raise it (ulimit -n, LimitNOFILE=) or lower descriptor_headroom"
+            )
+
+    def room_for(self, count: int) -> bool:
+        return self.used + count <= self.limit - self._headroom
+
+    def release_reserve(self) -> bool:
+        """Free the reserve descriptor for one accept; False if it is gone already."""
+        if self._reserve is None:
+            return False
+        os.close(self._reserve)
+        self._reserve = None
+        return True
+
+    def restore_reserve(self) -> None:
+        """Take the reserve again; somebody else may have been faster, then the next call tries again."""
+        if self._reserve is None:
+            with contextlib.suppress(OSError):
+                self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        self.release_reserve()

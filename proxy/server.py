@@ -1,0 +1,328 @@
+"""The only owner of sockets: accepts, admits, dials, and ends what it began.
+
+Every connection that comes in was announced by the kernel's record (`resolve`); it is dialled on to
+the address in that record, or reset with a reason. Where that cannot be done nothing is passed on.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from ipaddress import IPv6Address
+from typing import Protocol
+
+from racecar.policy.reasons import Reason
+from racecar.proxy.connections import Connection, TcpConnection
+from racecar.proxy.core.http1_types import Verdict
+from racecar.proxy.edge import LINGER_RESET, Edge, Owner, RawSocket
+from racecar.proxy.limits import Descriptors, EdgeConfig, WorkloadUse
+from racecar.proxy.pipes import PipePool, PipeQuota, affordable_pipes
+from racecar.proxy.records import ConnectionEntry, LogEntry
+from racecar.proxy.timers import Wheel
+from racecar.redirect.abi import ConnectionRecord
+
+NO_MEANS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+UNDER_WAY = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
+
+logger = logging.getLogger(__name__)
+
+type_open_socket = Callable[[ConnectionRecord], RawSocket]
+
+
+class LayerPolicy(Protocol):
+    """What a rule set asks of the relay."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+def open_local_socket(record: ConnectionRecord) -> RawSocket:
+    """A non-blocking TCP socket in the proxy's own network namespace."""
+    family = socket.AF_INET6 if isinstance(record.address, IPv6Address) else socket.AF_INET
+    return RawSocket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+
+class Server:
+    """Serve redirected connections of any number of workloads on any number of listeners.
+
+    `resolve(fd)` reads the kernel's record of an accepted socket, None if there is none.
+    `policy_for(workload, ruleset)` says which layer judges it, None if that is unknown.
+    `log(entry)` takes what ended; it must not block. All three are called in the loop's thread.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: EdgeConfig,
+        *,
+        resolve: Callable[[int], ConnectionRecord | None],
+        policy_for: Callable[[int, int], LayerPolicy | None],
+        log: Callable[[LogEntry], None],
+        open_socket: type_open_socket = open_local_socket,
+    ) -> None:
+        self.config = config
+        self.counters: Counter[Reason] = Counter()  # connections by the reason for their end
+        self.accepted = 0
+        self.connections: set[Connection] = set()
+        self._loop = loop
+        self._resolve = resolve
+        self._policy_for = policy_for
+        self._log = log
+        self._open_socket = open_socket
+        self._use: dict[int, WorkloadUse] = {}
+        self._listeners: dict[int, socket.socket] = {}
+        self._resting: set[asyncio.TimerHandle] = set()
+        self._tick: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+        self._draining = False
+        self.wheel: Wheel[Connection] = Wheel(step_s=config.timer_step_s)
+        max_pipes = affordable_pipes() if config.max_pipes is None else config.max_pipes
+        self.pipes = PipePool(max_pipes=max_pipes, max_per_workload=config.max_pipes_per_workload)
+        self.edge = Edge(
+            pipes=self.pipes,
+            quota_of=_quota_of,
+            events_per_turn=config.events_per_turn,
+            closed=self._socket_closed,
+        )
+        self.descriptors = Descriptors(headroom=config.descriptor_headroom)
+        loop.add_reader(self.edge.fileno(), self.edge.turn)
+
+    def listen(self, listener: socket.socket) -> None:
+        """Serve `listener`, which belongs to the server from now on."""
+        listener.setblocking(False)
+        # Accepted sockets inherit both (no call per connection). With this linger a killed proxy resets.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        self._listeners[listener.fileno()] = listener
+        self._resume(listener)
+
+    async def drain(self, timeout_s: float) -> int:
+        """Stop accepting, let connections end, reset the rest after `timeout_s`; the number of those reset."""
+        self._draining = True
+        self._stop_listening()
+        for connection in list(self.connections):
+            self.edge.guard(connection, connection.drain)
+        if self.connections:
+            self._emptied = self._loop.create_future()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied, timeout_s)
+            self._emptied = None
+        return self._abort_all()
+
+    def close(self) -> None:
+        """Reset what is left and give every descriptor back."""
+        self._draining = True
+        self._stop_listening()
+        self._abort_all()
+        if self._tick is not None:
+            self._tick.cancel()
+        self._loop.remove_reader(self.edge.fileno())
+        self.edge.close()
+        self.descriptors.close()
+
+    def connections_of(self, workload: int) -> int:
+        use = self._use.get(workload)
+        return use.connections if use is not None else 0
+
+    # --- for connections ------------------------------------------------------------------------
+
+    def ended(self, connection: Connection, entry: ConnectionEntry) -> None:
+        """Account a connection that is over."""
+        self.connections.discard(connection)
+        connection.use.connections -= 1
+        if not connection.use.connections:
+            self._use.pop(connection.record.workload, None)
+        self.report(entry)
+        if not self.connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def report(self, entry: LogEntry) -> None:
+        """Count and log; a sink that fails harms nobody."""
+        if isinstance(entry, ConnectionEntry):
+            self.counters[entry.reason] += 1
+        try:
+            self._log(entry)
+        except Exception:
+            logger.exception("the log refused an entry")
+
+    def arm(self) -> None:
+        """Have the wheel looked at; only while somebody waits in it."""
+        if self._tick is None:
+            self._tick = self._loop.call_later(self.config.timer_step_s, self._on_tick)
+
+    # --- accepting ------------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(self.config.accepts_per_turn):
+            try:
+                fd, _address = listener._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in NO_MEANS:
+                    continue  # the client's own network error; accept(2) asks to treat it so
+                if error.errno != errno.EMFILE or not self._accept_with_reserve(listener):
+                    self._rest(listener)
+                    return
+                continue
+            self.accepted += 1
+            sock = RawSocket(listener.family, socket.SOCK_STREAM, 0, fd)
+            try:
+                self._admit(sock)
+            except Exception:
+                logger.exception("a connection could not be admitted")
+                self._refuse(sock, None, Reason.INTERNAL_ERROR)
+
+    def _accept_with_reserve(self, listener: socket.socket) -> bool:
+        """Reset one waiting client with the descriptor kept for that; False if not even that works."""
+        if not self.descriptors.release_reserve():
+            self.descriptors.restore_reserve()
+            return False
+        try:
+            fd, _address = listener._accept()  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        else:
+            self.accepted += 1
+            sock = RawSocket(listener.family, socket.SOCK_STREAM, 0, fd)
+            self._refuse(sock, self._resolve(sock.fileno()), Reason.DESCRIPTOR_LIMIT)
+            return True
+        finally:
+            self.descriptors.restore_reserve()
+
+    def _admit(self, sock: RawSocket) -> None:
+        record = self._resolve(sock.fileno())
+        if record is None:
+            self._refuse(sock, None, Reason.NO_RECORD)
+            return
+        if not self.descriptors.room_for(2):
+            self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT)
+            return
+        use = self._use.get(record.workload) or WorkloadUse()
+        if use.connections >= self.config.max_connections_per_workload:
+            self._refuse(sock, record, Reason.WORKLOAD_LIMIT)
+            return
+        policy = self._policy_for(record.workload, record.ruleset)
+        if policy is None or policy.kind != "tcp":
+            self._refuse(sock, record, Reason.NO_LAYER)
+            return
+        upstream = self._dial(sock, record)
+        if upstream is None:
+            return
+        sock.setblocking(False)
+        self.descriptors.used += 2
+        use.connections += 1
+        self._use[record.workload] = use
+        connection = TcpConnection(self, sock, upstream, record, use)
+        self.connections.add(connection)
+        try:
+            connection.start()
+        except Exception:
+            connection.crashed()
+
+    def _dial(self, sock: RawSocket, record: ConnectionRecord) -> RawSocket | None:
+        """Begin to connect to the recorded address; on failure refuse `sock` and return None."""
+        try:
+            upstream = self._open_socket(record)
+        except OSError as error:
+            no_means = error.errno in NO_MEANS
+            self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT if no_means else Reason.DIAL_FAILED)
+            return None
+        try:
+            upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            number = upstream.connect_ex((str(record.address), record.port))
+        except OSError as error:
+            number = error.errno or errno.EINVAL
+        if number not in UNDER_WAY:
+            upstream.close()
+            self._refuse(sock, record, Reason.DIAL_FAILED)
+            return None
+        return upstream
+
+    def _refuse(self, sock: RawSocket, record: ConnectionRecord | None, reason: Reason) -> None:
+        """Reset a client that was accepted."""
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        with contextlib.suppress(OSError):
+            sock.close()
+        dialled = None
+        if record is not None and reason is Reason.DIAL_FAILED:
+            dialled = (record.address, record.port)
+        self.report(
+            ConnectionEntry(
+                record=record,
+                verdict=Verdict.DROPPED,
+                reason=reason,
+                rule=record.rule if record is not None else 0,
+                kind="",
+                dialled=dialled,
+                started=time.time(),
+                duration_s=0.0,
+                request_bytes=0,
+                response_bytes=0,
+                path="relay",
+            )
+        )
+
+    def _resume(self, listener: socket.socket) -> None:
+        self.edge.listen(listener.fileno(), lambda: self._accept(listener))
+
+    def _rest(self, listener: socket.socket) -> None:
+        """Leave a listener alone for a while: it stays readable, and asking again at once would spin."""
+        self.edge.unlisten(listener.fileno())
+        handle: asyncio.TimerHandle
+
+        def resume() -> None:
+            self._resting.discard(handle)
+            self.descriptors.restore_reserve()
+            self._resume(listener)
+
+        handle = self._loop.call_later(self.config.accept_pause_s, resume)
+        self._resting.add(handle)
+
+    def _stop_listening(self) -> None:
+        for handle in self._resting:
+            handle.cancel()
+        self._resting.clear()
+        for fd, listener in self._listeners.items():
+            self.edge.unlisten(fd)
+            listener.close()
+        self._listeners.clear()
+
+    # --- time and ends --------------------------------------------------------------------------
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        now = self.edge.now = time.monotonic()
+        for connection in self.wheel.expire(now):
+            self.edge.guard(connection, lambda connection=connection: connection.expired(now))  # type: ignore[misc]
+        if self.wheel:
+            self.arm()
+
+    def _abort_all(self) -> int:
+        left = list(self.connections)
+        for connection in left:
+            connection.abort(Reason.DRAINED)
+        self.edge.reap()
+        return len(left)
+
+    def _socket_closed(self) -> None:
+        self.descriptors.used -= 1
+
+
+def _quota_of(owner: Owner) -> PipeQuota:
+    assert isinstance(owner, Connection)
+    return owner.use.pipes
+
+
+def listeners_on(addresses: Iterable[tuple[str, int]], *, backlog: int = 4096) -> list[socket.socket]:
+    """Bound listening sockets, for set-ups in which the loader does not hand them over."""
+    return [
+        socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET, backlog=backlog)
+        for address in addresses
+    ]

@@ -1,0 +1,195 @@
+"""A relay on real loopback sockets: the server's loop in a thread, blocking sockets in the test."""
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvloop
+from racecar.proxy.limits import EdgeConfig
+from racecar.proxy.server import Server
+from racecar.redirect.abi import ConnectionRecord
+
+PATIENCE_S = 20.0
+
+
+@dataclass
+class Policy:
+    kind: str = "tcp"
+    matcher: Any = None
+    audit: bool = False
+
+    def name_of(self, rule: int) -> str:
+        return f"default/test rule {rule}"
+
+
+class Relay:
+    """A running server; everything it owns is touched in its own thread only, by `ask`."""
+
+    def __init__(self, config: EdgeConfig, policy: Policy, *, family: int = socket.AF_INET) -> None:
+        self.config = config
+        self.policies: dict[int, Policy | None] = {1: policy}
+        self.entries: list[Any] = []
+        self.workload = 1
+        self.target: tuple[str, int] | None = None  # where the record says that the client wanted to go
+        self.changed = threading.Condition()
+        self.sockets: list[socket.socket] = []
+        host = "127.0.0.1" if family == socket.AF_INET else "::1"
+        self.origin = socket.create_server((host, 0), family=family)
+        self.origin.settimeout(PATIENCE_S)
+        self.host = host
+        listener = socket.create_server((host, 0), family=family, backlog=4096)
+        self.address = listener.getsockname()[:2]
+        self.loop = uvloop.new_event_loop()
+        self.server = Server(
+            self.loop, config, resolve=self.resolve, policy_for=lambda w, _: self.policies.get(w), log=self.log
+        )
+        self.server.listen(listener)
+        self.thread = threading.Thread(target=self.loop.run_forever, name="relay")
+        self.thread.start()
+
+    def resolve(self, fd: int) -> ConnectionRecord | None:
+        host, port = self.target or self.origin.getsockname()[:2]
+        if not port:
+            return None
+        return ConnectionRecord(
+            cookie=fd, cgroup_id=1, task_start_ns=0, connected_ns=0, workload=self.workload, generation=1, epoch=1,
+            ruleset=1, rule=3, pid=1, uid=0, flags=0, address=ipaddress.ip_address(host), port=port,
+            state=2, protocol=6, comm="test",
+        )  # fmt: skip
+
+    def log(self, entry: Any) -> None:
+        with self.changed:
+            self.entries.append(entry)
+            self.changed.notify_all()
+
+    def wait_for_entries(self, count: int) -> list[Any]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.entries) >= count, PATIENCE_S), self.entries
+            entries = list(self.entries)
+        self.ask(lambda: None)  # sockets are closed behind the batch that logged them
+        return entries
+
+    def ask(self, call: Callable[[], Any]) -> Any:
+        """Run `call` in the loop's thread, after everything that is due there."""
+        answer: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(call())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        self.loop.call_soon_threadsafe(run)
+        return answer.result(PATIENCE_S)
+
+    def drain(self, timeout_s: float) -> "Future[int]":
+        return asyncio.run_coroutine_threadsafe(self.server.drain(timeout_s), self.loop)
+
+    def dial(self) -> socket.socket:
+        client = socket.create_connection(self.address, timeout=PATIENCE_S)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sockets.append(client)
+        return client
+
+    def accept(self) -> socket.socket:
+        server, _ = self.origin.accept()
+        server.settimeout(PATIENCE_S)
+        self.sockets.append(server)
+        return server
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        client = self.dial()
+        return client, self.accept()
+
+    def stop(self) -> None:
+        if self.thread.is_alive():
+            self.ask(self.server.close)
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+        self.loop.close()
+        self.origin.close()
+        for sock in self.sockets:
+            sock.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Relay]]:
+    """Start a relay with `EdgeConfig` fields as keywords."""
+    with contextlib.ExitStack() as stack:
+
+        def make(policy: Policy | None = None, *, family: int = socket.AF_INET, **fields: Any) -> Relay:
+            relay = Relay(EdgeConfig(**fields), policy or Policy(), family=family)
+            stack.callback(relay.stop)
+            return relay
+
+        yield make
+
+
+@pytest.fixture
+def relay(start: Callable[..., Relay]) -> Relay:
+    return start()
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@pytest.fixture(name="reset")
+def reset_fixture() -> Callable[[socket.socket], None]:
+    return reset
+
+
+def read_all(sock: socket.socket) -> bytes:
+    parts = []
+    while part := sock.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.fixture(name="read_all")
+def read_all_fixture() -> Callable[[socket.socket], bytes]:
+    return read_all
+
+
+class Sender(threading.Thread):
+    """Send `total` bytes of a pattern and FIN; `digest` once joined."""
+
+    def __init__(self, sock: socket.socket, total: int) -> None:
+        super().__init__()
+        self.sock, self.total, self.digest = sock, total, ""
+        self.start()
+
+    def run(self) -> None:
+        block = bytes(range(256)) * 1021  # no power of two: a lost or doubled piece shifts the pattern
+        left, digest = self.total, hashlib.sha256()
+        with contextlib.suppress(ConnectionError):
+            while left:
+                part = block[: min(left, len(block))]
+                self.sock.sendall(part)
+                digest.update(part)
+                left -= len(part)
+            self.digest = digest.hexdigest()
+            self.sock.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def sender() -> Iterator[Callable[[socket.socket, int], Sender]]:
+    made: list[Sender] = []
+
+    def make(sock: socket.socket, total: int) -> Sender:
+        made.append(Sender(sock, total))
+        return made[-1]
+
+    yield make
+    for thread in made:
+        thread.join(PATIENCE_S)
