@@ -4,13 +4,20 @@ import re
 from dataclasses import dataclass
 
 from racecar.parsers.errors import ProtocolError
-from racecar.parsers.http1.fields import CHUNKED, declared_length, field_values, list_members
-from racecar.parsers.http1.heads import FIELDS, MAX_HEADERS, TOKEN, check_request_prefix
+from racecar.parsers.http1.fields import declared_length, field_values, list_members
+from racecar.parsers.http1.heads import (
+    FIELDS,
+    MAX_HEADERS,
+    MAX_METHOD_BYTES,
+    MAX_TARGET_BYTES,
+    TOKEN,
+    check_request_prefix,
+)
 from racecar.policy.reasons import Reason
 
 _HEAD = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]++) HTTP/1\.([01])\r\n" + FIELDS).fullmatch
-# RFC 3986 3.2.2 without user information: a name, an IPv4 address or an IPv6 address in brackets, and a port.
-_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+,;=]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5}+)?").fullmatch
+# A subset of RFC 3986 3.2.2: a name or IPv4 address of unreserved characters, or an IPv6 address in brackets; a port.
+_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5}+)?").fullmatch
 # What Connection may name. Naming anything else would have the next hop drop a header that a rule may have read.
 _CONNECTION_OPTIONS = frozenset((b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings"))
 
@@ -42,9 +49,11 @@ def read_request_head(raw: bytes) -> RequestHead:
 def _read(raw: bytes) -> RequestHead:
     match = _HEAD(raw)
     if match is None:
-        check_request_prefix(raw)
         raise ProtocolError(Reason.HTTP_MALFORMED, "header lines")
-    check_sizes(raw, match)
+    if len(raw) > MAX_TARGET_BYTES or match.end(1) > MAX_METHOD_BYTES:
+        check_request_prefix(raw)
+    if raw.count(b"\r\n") - 2 > MAX_HEADERS:
+        raise ProtocolError(Reason.HTTP_TOO_MANY_HEADERS, f"above {MAX_HEADERS} headers")
     method, target, minor = match.groups()
     low = raw.lower()
     http_1_0 = minor == b"0"
@@ -66,16 +75,6 @@ def _read(raw: bytes) -> RequestHead:
     )
 
 
-def check_sizes(raw: bytes, match: "re.Match[bytes]") -> None:
-    """Raise ProtocolError for a head whose grammar is right but which is too much of something."""
-    if len(raw) > 4096:  # below it, no limit on bytes can be reached
-        check_request_prefix(raw)
-    if match.end(1) > 32:
-        check_request_prefix(raw)
-    if raw.count(b"\r\n") - 2 > MAX_HEADERS:
-        raise ProtocolError(Reason.HTTP_TOO_MANY_HEADERS, f"above {MAX_HEADERS} headers")
-
-
 def _host(raw: bytes, low: bytes, http_1_0: bool) -> bytes:
     """Return the one Host (RFC 9112 3.2), as sent."""
     values = field_values(low, b"host")
@@ -95,6 +94,3 @@ def _expects_continue(low: bytes) -> bool:
     if field_values(low, b"expect") != [b"100-continue"]:
         raise ProtocolError(Reason.HTTP_EXPECT, "Expect other than 100-continue")
     return True
-
-
-__all__ = ["CHUNKED", "RequestHead", "read_request_head"]

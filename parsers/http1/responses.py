@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from racecar.parsers.errors import ProtocolError
-from racecar.parsers.http1.fields import CHUNKED, UNTIL_CLOSE, declared_length, list_members
+from racecar.parsers.http1.fields import UNTIL_CLOSE, declared_length, list_members
 from racecar.parsers.http1.heads import FIELDS, MAX_HEAD_BYTES, MAX_HEADERS
 from racecar.policy.reasons import Reason
 
@@ -49,6 +49,3 @@ def response_length(head: ResponseHead, *, method: bytes) -> int:
     if method == b"HEAD" or head.status < 200 or head.status in (204, 304):
         return 0
     return UNTIL_CLOSE if head.declared is None else head.declared
-
-
-__all__ = ["CHUNKED", "UNTIL_CLOSE", "ResponseHead", "read_response_head", "response_length"]

@@ -229,7 +229,7 @@ class HttpConversation:
     def server_eof(self, now: float) -> Commands:
         """The server ended its half."""
         if self._server is _SILENT:
-            return self._close(Reason.NONE)
+            return self._close(Reason.NONE) if self._client is _IDLE else self._linger(now)
         if self._server is ServerState.STREAM:
             return tuple(self._complete(now))
         if self._server is ServerState.GONE:
@@ -242,6 +242,7 @@ class HttpConversation:
             return NOTHING
         if self._client is ClientState.HEAD:
             out: list[Command] = []
+            self._request_bytes = self._request_head.pending if self._request_head is not None else 0
             self._refuse_head(ProtocolError(Reason.HEAD_TIMEOUT, "the head did not come in time"), now, out)
             return tuple(out)
         if self._client is _BODY:
@@ -289,7 +290,7 @@ class HttpConversation:
 
     def _read_head(self, data: bytes, pos: int, now: float, out: list[Command]) -> tuple[bytes | None, int]:
         """Return a head to forward, if one ends here and is allowed, and the position behind what was used."""
-        buffer = self._request_head
+        buffer, start = self._request_head, pos
         if buffer is None:
             self._started = now
             buffer = HeadBuffer(check_request_prefix)
@@ -304,6 +305,7 @@ class HttpConversation:
             self._request_head = None
             call = self.context.call(head)
         except ProtocolError as error:
+            self._request_bytes = buffer.pending or len(data) - start
             self._refuse_head(error, now, out)
             return None, len(data)
         self._request_bytes = len(head)
@@ -376,7 +378,6 @@ class HttpConversation:
 
     def _refuse_head(self, error: ProtocolError, now: float, out: list[Command]) -> None:
         """Answer what is no request. Nothing is outstanding here."""
-        self._request_bytes = self._request_head.pending if self._request_head is not None else 0
         self._say(error.reason, 0, error.detail, None, close=True, now=now, out=out)
         out += self._linger(now)
 
@@ -476,6 +477,10 @@ class HttpConversation:
 
     def _complete(self, now: float) -> list[Command]:
         """The answer is complete."""
+        call, answer = self._call, self._answer
+        assert call is not None
+        assert answer is not None
+        stays = call.head.keep_alive and answer.head.keep_alive and self._server is not ServerState.STREAM
         self._chunks = None
         self._log(Reason.NONE, now)
         out: list[Command] = []
@@ -483,24 +488,22 @@ class HttpConversation:
             # The server may take the rest of the body for a request: nothing more of it may be sent.
             out += self._linger(now, ResetServer())
         elif self._surplus:
-            self._request_bytes, self._started = self._dropped, now
-            self._say_pipelined(now, out)
+            self._refuse_surplus(stays, now, out)
             out += self._linger(now)
         elif self._last:
-            out += [self._close(Reason.NONE)[0]] if self._ended else self._linger(now)
+            out += self._linger(now)
         else:
             self._rest(now)
         return out
 
-    def _say_pipelined(self, now: float, out: list[Command]) -> None:
-        answer = self._answer
+    def _refuse_surplus(self, stays: bool, now: float, out: list[Command]) -> None:
+        """Answer what came behind the request whose answer is now complete; silently if that closes anyway."""
         reason, detail = Reason.HTTP_PIPELINED, "bytes behind an outstanding request"
-        self._response_bytes = 0
-        if answer is not None and answer.head.keep_alive and answer.length != UNTIL_CLOSE:
+        self._request_bytes, self._started = self._dropped, now
+        if stays:
             self._say(reason, 0, detail, None, close=True, now=now, out=out)
-        else:  # the answer before said that nothing follows it
-            event = self.context.new_event()
-            self._record(None, Verdict.DROPPED, reason, 0, 0, 0, 0.0, now, event, detail)
+        else:
+            self._record(None, Verdict.DROPPED, reason, 0, 0, 0, 0.0, now, self.context.new_event(), detail)
 
     def _rest(self, now: float) -> None:
         """Wait for the next request."""
@@ -508,6 +511,9 @@ class HttpConversation:
         self.deadline = now + self.context.config.idle_timeout_s
 
     def _linger(self, now: float, server: Command | None = None) -> Commands:
+        """The last word was said. The client's bytes are dropped for a while, so that no reset eats it."""
+        if self._ended:  # no more bytes to wait for; a server's leg that is owed a reset still gets it
+            return (server, *self._close(Reason.NONE)) if server is not None else self._close(Reason.NONE)
         self._client, self._server = ClientState.LINGER, ServerState.GONE
         self._request_head = None
         self._dropped = 0

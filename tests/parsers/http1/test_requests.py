@@ -1,0 +1,232 @@
+"""Request heads: what the allow-grammar takes, and the reason for what it does not."""
+
+import pytest
+from racecar.parsers.errors import ProtocolError
+from racecar.parsers.http1 import CHUNKED, MAX_HEAD_BYTES, HeadBuffer, check_request_prefix, read_request_head
+from racecar.policy.reasons import Reason
+
+HOST = b"Host: jobs\r\n"
+
+
+def head(*lines: bytes, line: bytes = b"GET /jobs HTTP/1.1", host: bytes = HOST) -> bytes:
+    return line + b"\r\n" + host + b"".join(text + b"\r\n" for text in lines) + b"\r\n"
+
+
+def reason_of(raw: bytes) -> Reason:
+    with pytest.raises(ProtocolError) as caught:
+        read_request_head(raw)
+    return caught.value.reason
+
+
+def read_cut(raw: bytes, size: int) -> Reason | bytes:
+    """What becomes of bytes that come in pieces: the head, or the reason it is refused for."""
+    buffer = HeadBuffer(check_request_prefix)
+    try:
+        for start in range(0, len(raw), size):
+            found, _ = buffer.cut(raw[start : start + size], 0)
+            if found is not None:
+                read_request_head(found)
+                return found
+    except ProtocolError as error:
+        return error.reason
+    return b""
+
+
+def test_reads_what_a_head_says() -> None:
+    raw = head(b"X-A: \t b \xe9", b"Content-Length:  12 ", line=b"POST /jobs?q=1 HTTP/1.1", host=b"hOST:\tJobs:80 \r\n")
+    read = read_request_head(raw)
+    assert (read.method, read.target, read.host, read.length) == (b"POST", b"/jobs?q=1", b"Jobs:80", 12)
+    assert (read.http_1_0, read.keep_alive, read.expects_continue, read.upgrades) == (False, True, False, False)
+    assert read.size == len(raw)
+
+
+@pytest.mark.parametrize(
+    ("lines", "minor", "keep_alive"),
+    [
+        ((), b"1", True),
+        ((b"Connection: close",), b"1", False),
+        ((b"Connection: keep-alive, CLOSE",), b"1", False),
+        ((b"Connection: keep-alive", b"Connection: close"), b"1", False),
+        ((), b"0", False),
+        ((b"Connection: Keep-Alive",), b"0", True),
+    ],
+)
+def test_knows_whether_the_connection_stays(lines: tuple[bytes, ...], minor: bytes, keep_alive: bool) -> None:
+    assert read_request_head(head(*lines, line=b"GET / HTTP/1." + minor)).keep_alive is keep_alive
+
+
+@pytest.mark.parametrize("value", [b"100-continue", b"100-Continue"])
+def test_knows_an_expectation(value: bytes) -> None:
+    assert read_request_head(head(b"Expect: " + value)).expects_continue
+
+
+@pytest.mark.parametrize("line", [b"Upgrade: h2c", b"Connection: Upgrade", b"Connection: keep-alive,upgrade"])
+def test_knows_an_upgrade(line: bytes) -> None:
+    assert read_request_head(head(line)).upgrades
+
+
+def test_knows_a_chunked_body() -> None:
+    assert read_request_head(head(b"Transfer-Encoding: Chunked")).length == CHUNKED
+
+
+def test_http_1_0_needs_no_host() -> None:
+    assert read_request_head(head(line=b"GET / HTTP/1.0", host=b"")).host == b""
+
+
+@pytest.mark.parametrize("host", [b"a", b"a.b-c_d:8080", b"10.0.0.1", b"[::1]", b"[fe80::1]:80"])
+def test_takes_hosts_that_are_authorities(host: bytes) -> None:
+    assert read_request_head(head(host=b"Host: " + host + b"\r\n")).host == host
+
+
+MALFORMED = [
+    b"GET /jobs HTTP/1.2",
+    b"GET /jobs HTTP/2.0",
+    b"GET /jobs HTTP/0.9",
+    b"GET /jobs http/1.1",
+    b"GET /jobs HTTP/1.1 ",
+    b"GET  /jobs HTTP/1.1",
+    b"GET\t/jobs HTTP/1.1",
+    b"GET /jobs\tHTTP/1.1",
+    b"GET /jo bs HTTP/1.1",
+    b"GET /j\x00 HTTP/1.1",
+    b"GET /j\x7f HTTP/1.1",
+    b"GET /j\xc3\xa9 HTTP/1.1",
+    b"GET /jobs",
+    b"GET  HTTP/1.1",
+]
+
+
+@pytest.mark.parametrize("line", MALFORMED)
+def test_refuses_request_lines_outside_the_grammar(line: bytes) -> None:
+    assert reason_of(head(line=line)) in (Reason.HTTP_MALFORMED, Reason.HTTP_NOT_HTTP)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Name : value",
+        b" folded: value",
+        b"\tfolded",
+        b": no name",
+        b"no colon",
+        b"na me: value",
+        b"na\xefme: value",
+        b"name: va\x00lue",
+        b"name: va\x0blue",
+        b"name: va\x7flue",
+        b"name: va\rlue",
+        b"name: va\nlue: x",
+        b"(x): y",
+        b"Connection: content-length",
+        b"Connection: authorization, close",
+        b'Connection: "close"',
+    ],
+)
+def test_refuses_header_lines_outside_the_grammar(line: bytes) -> None:
+    assert reason_of(head(line)) is Reason.HTTP_MALFORMED
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Content-Length: 5", b"Content-Length: 5"),
+        (b"Content-Length: 5, 5",),
+        (b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+        (b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+        (b"Transfer-Encoding: gzip, chunked",),
+        (b"Transfer-Encoding: xchunked",),
+        (b"Transfer-Encoding: chunked, identity",),
+        (b"Transfer-Encoding: identity",),
+        (b"Transfer-Encoding:",),
+        (b'Transfer-Encoding: "chunked"',),
+        (b"Content-Length:",),
+        (b"Content-Length: +5",),
+        (b"Content-Length: -5",),
+        (b"Content-Length: 5_0",),
+        (b"Content-Length: 0x5",),
+        (b"Content-Length: 5 5",),
+        (b"Content-Length: \xb2",),
+        (b"Content-Length: 1000000000000000",),
+        (b"Content_Length: 5",),
+        (b"transfer_encoding: chunked",),
+    ],
+)
+def test_refuses_framing_that_two_servers_could_read_in_two_ways(lines: tuple[bytes, ...]) -> None:
+    assert reason_of(head(*lines)) is Reason.HTTP_FRAMING
+
+
+def test_refuses_chunks_in_http_1_0() -> None:
+    assert reason_of(head(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.0")) is Reason.HTTP_FRAMING
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"Host: a\r\nHost: a\r\n",
+        b"Host: a\r\nhost: b\r\n",
+        b"Host:\r\n",
+        b"Host: a b\r\n",
+        b"Host: u@a\r\n",
+        b"Host: a/b\r\n",
+        b"Host: a,b\r\n",
+        b"Host: a:port\r\n",
+        b"Host: [::1\r\n",
+    ],
+)
+def test_refuses_all_but_one_host(host: bytes) -> None:
+    assert reason_of(head(host=host)) is Reason.HTTP_HOST
+
+
+@pytest.mark.parametrize("lines", [(b"Expect: x",), (b"Expect: 100-continue, x",), (b"Expect: 100-continue",) * 2])
+def test_refuses_expectations_other_than_continue(lines: tuple[bytes, ...]) -> None:
+    assert reason_of(head(*lines)) is Reason.HTTP_EXPECT
+
+
+def test_the_limits_are_exact() -> None:
+    read_request_head(head(line=b"GET /" + b"a" * 8191 + b" HTTP/1.1"))
+    assert reason_of(head(line=b"GET /" + b"a" * 8192 + b" HTTP/1.1")) is Reason.HTTP_TARGET_TOO_LONG
+    read_request_head(head(*[b"a: b"] * 99))
+    assert reason_of(head(*[b"a: b"] * 100)) is Reason.HTTP_TOO_MANY_HEADERS
+    room = MAX_HEAD_BYTES - len(head(b"a: "))
+    read_request_head(head(b"a: " + b"b" * room))
+    assert reason_of(head(b"a: " + b"b" * (room + 1))) is Reason.HTTP_HEAD_TOO_LARGE
+    read_request_head(head(line=b"M" * 32 + b" / HTTP/1.1"))
+    assert reason_of(head(line=b"M" * 33 + b" / HTTP/1.1")) is Reason.HTTP_NOT_HTTP
+
+
+CUT = [
+    head(),
+    head(b"A: b", line=b"POST /jobs HTTP/1.0"),
+    head(b"bare\nfeed: x"),
+    head(b"bare\rreturn: x"),
+    head(b"Host: again"),
+    head(b"Content-Length: x", b"bare\n"),
+    head(line=b"GET /jobs HTTP/1.1\n"),
+    head(line=b"GET /jobs\r"),
+    head(line=b"M" * 40 + b" / HTTP/1.1"),
+    b"\r\n" + head(),
+    *(head(line=line) for line in MALFORMED),
+]
+
+
+@pytest.mark.parametrize("raw", CUT)
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_cuts_do_not_change_the_head_or_the_reason(raw: bytes, size: int) -> None:
+    assert read_cut(raw, size) == read_cut(raw, len(raw))
+
+
+@pytest.mark.parametrize("raw", [head(b"a: " + b"b" * 70000), head(line=b"GET /" + b"a" * 9000 + b"\n HTTP/1.1")])
+def test_cuts_do_not_change_what_is_too_long(raw: bytes) -> None:
+    assert read_cut(raw, 997) == read_cut(raw, len(raw))
+    assert isinstance(read_cut(raw, 997), Reason)
+
+
+def test_trailing_bytes_are_left_alone() -> None:
+    buffer = HeadBuffer(check_request_prefix)
+    assert buffer.cut(b"xx" + head() + b"trailing", 2) == (head(), 2 + len(head()))
+    assert buffer.is_empty
+    assert buffer.cut(head()[:-3], 0) == (None, len(head()) - 3)
+    assert buffer.pending == len(head()) - 3
+    assert buffer.cut(head()[-3:] + b"trailing", 0) == (head(), 3)
+    assert buffer.is_empty
