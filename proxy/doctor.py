@@ -4,12 +4,11 @@ import json
 import sys
 from typing import Protocol
 
+from racecar.redirect.ability import Ability, Status
+from racecar.redirect.doctor import Report, examine
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from racecar.redirect.ability import Ability, Status
-from racecar.redirect.doctor import Report, examine
 
 _STYLES = {Status.OK: "green", Status.MISSING: "bold red", Status.WARNING: "yellow", Status.INFO: "cyan"}
 
@@ -27,7 +26,7 @@ def run_doctor(arguments: DoctorArguments) -> int:
         json.dump(_as_object(report), sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        _print_table(report)
+        print_table(report)
     return 1 if report.blockers else 0
 
 
@@ -44,7 +43,8 @@ def _plain(text: str) -> Text:
     return Text("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text))
 
 
-def _print_table(report: Report) -> None:
+def print_table(report: Report) -> None:
+    """A row for each ability; what a lack means only where there is one."""
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("", "ability", "what was found"):

@@ -41,11 +41,11 @@ class Ability:
         }
 
 
-class NotTried(Exception):
+class NotTriedError(Exception):
     """The probe needs something that another probe has found missing."""
 
 
-class Noted(Exception):
+class NotedError(Exception):
     """Neither there nor missing: ends a probe with a status of its own."""
 
     def __init__(self, status: Status, detail: str) -> None:
@@ -88,9 +88,9 @@ def probe(
     status = Status.OK
     try:
         detail = attempt()
-    except Noted as noted:
+    except NotedError as noted:
         status, detail = noted.status, str(noted)
-    except NotTried as skipped:
+    except NotTriedError as skipped:
         status, detail = absent or Status.MISSING, f"not tried: {skipped}"
     except Exception as error:
         status, detail = absent or Status.MISSING, reason_of(error)

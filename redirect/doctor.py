@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from racecar.redirect import probe_bpf, probe_host, scratch
+from racecar.redirect import probe_bpf, probe_host, probe_inline, probe_others, probe_relay, scratch
 from racecar.redirect.ability import Ability, Status, reason_of
 
 
@@ -41,21 +41,22 @@ class _Ground:
 @contextmanager
 def _ground() -> Iterator[_Ground]:
     cgroup_mount = next(iter(scratch.mounts("cgroup2")), None)
-    bpffs_mount = next(iter(scratch.mounts("bpf")), None)
+    bpffs_mounts = scratch.mounts("bpf")
+    bpffs_mount = "/sys/fs/bpf" if "/sys/fs/bpf" in bpffs_mounts else next(iter(bpffs_mounts), None)
     cgroup = pins = None
     cgroup_trouble = "no cgroup2 is mounted"
-    pins_trouble = "no bpffs is mounted"
+    pins_trouble = ""
     with ExitStack() as stack:
         if cgroup_mount is not None:
             try:
                 cgroup = stack.enter_context(scratch.scratch_cgroup(cgroup_mount))
             except OSError as error:
                 cgroup_trouble = reason_of(error)
-        if bpffs_mount is not None:
-            try:
-                pins = stack.enter_context(scratch.scratch_pins(bpffs_mount))
-            except OSError as error:
-                pins_trouble = reason_of(error)
+        try:
+            place = bpffs_mount or stack.enter_context(scratch.scratch_bpffs())
+            pins = stack.enter_context(scratch.scratch_pins(place))
+        except OSError as error:
+            pins_trouble = reason_of(error)
         yield _Ground(cgroup_mount, cgroup, cgroup_trouble, bpffs_mount, pins, pins_trouble)
 
 
@@ -70,6 +71,9 @@ def examine() -> Report:
             *probe_bpf.hooks(),
             *probe_bpf.attachment(ground.cgroup),
             *probe_bpf.end_to_end(ground.cgroup, ground.pins),
-            *probe_host.relay(),
+            *probe_others.others(ground.cgroup, ground.cgroup_mount),
+            *probe_relay.relay(),
+            *probe_inline.inline(),
+            *probe_inline.kernel_bugs(),
         ]
     return Report(f"{platform.release()} {platform.version()}", tuple(abilities))

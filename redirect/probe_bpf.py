@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from racecar.redirect import scratch
-from racecar.redirect.ability import Ability, Noted, NotTried, Status, probe
-from racecar.redirect.libbpf import BpfError, BpfObject, Map, RingBuffer, object_info, open_pin, pin
+from racecar.redirect.ability import Ability, NotTriedError, probe
+from racecar.redirect.libbpf import BpfError, BpfObject, Map, RingBuffer, open_pin, pin
 
 RECORD_STRUCT = struct.Struct("=IIIIQ")  # struct probe_record, redirect/bpf/probe_maps.bpf.c
 _TEST_ADDRESS = "192.0.2.1"  # RFC 5737: leads nowhere unless the hook rewrites it
@@ -48,8 +48,8 @@ HOOKS = (
     ("probe_core", "probe_task", "task structure in connect", "telling processes apart in the access log"),
 )
 
-_CGROUP_PROGRAMS = ("probe_connect4", "probe_connect6", "probe_sendmsg4", "probe_sendmsg6", "probe_getpeername4")
-_CGROUP_PROGRAMS += ("probe_getpeername6", "probe_sock_create", "probe_sockops", "probe_egress", "probe_ingress")
+_ELSEWHERE = ("probe_sk_lookup", "probe_netns_cookie")
+_CGROUP_PROGRAMS = tuple(program for name, program, *_ in HOOKS if name == "probe" and program not in _ELSEWHERE)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def attachment(cgroup: Path | None) -> list[Ability]:
 
     def to_cgroup() -> str:
         if cgroup is None:
-            raise NotTried("no throw-away cgroup")
+            raise NotTriedError("no throw-away cgroup")
         for program in _CGROUP_PROGRAMS:
             with loaded("probe", program) as (target, _), attached(target, program, cgroup):
                 pass
@@ -125,7 +125,7 @@ def end_to_end(cgroup: Path | None, pins: Path | None) -> list[Ability]:
 
     def place() -> Path:
         if cgroup is None:
-            raise NotTried("no throw-away cgroup")
+            raise NotTriedError("no throw-away cgroup")
         return cgroup
 
     def record() -> str:
@@ -136,14 +136,14 @@ def end_to_end(cgroup: Path | None, pins: Path | None) -> list[Ability]:
 
     def read_only() -> str:
         if pins is None:
-            raise NotTried("no directory on bpffs")
+            raise NotTriedError("no directory on bpffs")
         return _refuses_updates(pins)
 
     return [
         probe(
             "record of a connection",
             record,
-            serves="connect4 rewrites the address and leaves the original with the socket; an unprivileged process reads it there",
+            serves="connect4 redirects; an unprivileged process reads from the socket where it was going",
             without=_NOTHING,
             required=True,
         ),

@@ -1,24 +1,19 @@
 """Probes of the host: privileges, file systems, cgroups, limits, and what other tools the terminating path uses."""
 
 import ctypes
-import fcntl
 import os
-import resource
 import select
 import signal
-import socket
 import stat
 import struct
 from importlib.resources import files
 from pathlib import Path
 
 from racecar.redirect import scratch
-from racecar.redirect.ability import Ability, Noted, NotTried, Status, probe
+from racecar.redirect.ability import Ability, NotedError, NotTriedError, Status, probe
 from racecar.redirect.libbpf import library, open_pin, pin
 
 CAPABILITIES = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
-PIPE_BYTES = 256 * 1024
-WANTED_DESCRIPTORS = 65536
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, include/linux/proc_ns.h
 
 _NOTHING = "no workload can be enforced here"
@@ -44,7 +39,7 @@ def privileges() -> list[Ability]:
 
     def user() -> str:
         if os.geteuid():
-            raise Noted(Status.WARNING, f"uid {os.geteuid()}")
+            raise NotedError(Status.WARNING, f"uid {os.geteuid()}")
         return "uid 0"
 
     def namespace() -> str:
@@ -161,15 +156,17 @@ def bpf_files(mount: str | None, pins: Path | None, trouble: str) -> list[Abilit
         return f"{os.stat('/sys/kernel/btf/vmlinux').st_size >> 10} KB"
 
     def mounted() -> str:
+        if mount is None and pins is not None:
+            raise NotedError(Status.INFO, "not mounted; could be mounted, as racecar does when it starts")
         if mount is None:
-            raise FileNotFoundError(2, "no bpffs in /proc/mounts; `mount -t bpf bpf /sys/fs/bpf`")
+            raise FileNotFoundError(2, f"not mounted: {trouble}; mount -t bpf bpf /sys/fs/bpf")
         if scratch.file_system_magic(mount) != scratch.BPFFS_MAGIC:
             raise OSError(0, f"{mount} is covered by another file system")
         return mount
 
     def pinned() -> str:
         if pins is None:
-            raise NotTried(trouble)
+            raise NotTriedError(trouble)
         made = scratch.make_array_map()
         try:
             pin(made, pins / "pin")
@@ -196,7 +193,7 @@ def cgroups(mount: str | None, cgroup: Path | None, trouble: str) -> list[Abilit
 
     def made() -> Path:
         if cgroup is None:
-            raise NotTried(trouble)
+            raise NotTriedError(trouble)
         return cgroup
 
     def creation() -> str:
@@ -241,86 +238,3 @@ def cgroups(mount: str | None, cgroup: Path | None, trouble: str) -> list[Abilit
             absent=Status.WARNING,
         ),
     ]
-
-
-def relay() -> list[Ability]:
-    """What the proxy's relay uses: splice, pipes, descriptors, killing connections."""
-
-    def splice() -> str:
-        reader, writer = os.pipe()
-        try:
-            size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            with scratch.loopback_pair() as (client, accepted):
-                accepted.sendall(b"x" * 8)
-                moved = os.splice(client.fileno(), writer, 8)
-            if moved != 8:
-                raise OSError(0, f"splice moved {moved} of 8 bytes")
-        finally:
-            os.close(reader)
-            os.close(writer)
-        return f"8 bytes moved through a pipe of {size >> 10} KB"
-
-    def descriptors() -> str:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        limit = hard if hard != resource.RLIM_INFINITY else 1 << 30
-        text = f"soft {soft}, hard {hard}"
-        if limit < WANTED_DESCRIPTORS:
-            raise Noted(Status.WARNING, f"{text}: about {max(0, limit - 100) // 2} relayed connections")
-        return text
-
-    def pipe_pages() -> str:
-        soft, hard = (
-            int(Path(f"/proc/sys/fs/pipe-user-pages-{kind}").read_text(encoding="ascii")) for kind in ("soft", "hard")
-        )
-        pages = PIPE_BYTES // os.sysconf("SC_PAGE_SIZE")
-        text = f"soft {soft or 'none'}, hard {hard or 'none'} pages a user"
-        if soft and soft // pages < 64:
-            raise Noted(Status.WARNING, f"{text}: {soft // pages} pipes of 256 KB")
-        return text + (f": {soft // pages} pipes of 256 KB" if soft else "")
-
-    destroy = "cutting connections that a new policy forbids"
-    return [
-        probe(
-            "SOCK_DESTROY",
-            _destroy_own_connection,
-            serves=destroy,
-            without="the release gate stops their packets; the peer sees silence instead of a reset",
-            absent=Status.WARNING,
-        ),
-        probe(
-            "splice(2)",
-            splice,
-            serves="long bodies and byte relays move inside the kernel",
-            without="they are copied through the proxy: slower, as safe",
-            absent=Status.WARNING,
-        ),
-        probe("descriptors", descriptors, serves="two a relayed connection", without="more are refused with a reset"),
-        probe(
-            "pipe pages",
-            pipe_pages,
-            serves="pipes for splice",
-            without="beyond the soft limit pipes shrink and transfers are slower",
-            absent=Status.INFO,
-        ),
-    ]
-
-
-def _destroy_own_connection() -> str:
-    with scratch.loopback_pair() as (client, _), socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as diagnosis:
-        (_, source), (_, destination) = client.getsockname(), client.getpeername()
-        loopback = socket.inet_aton("127.0.0.1").ljust(16, b"\0")
-        # struct inet_diag_req_v2: family, protocol, ext, pad, states, sockid (ports, addresses, interface, no cookie)
-        request = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
-        request += (
-            struct.pack(">HH", source, destination) + loopback + loopback + struct.pack("=III", 0, *[0xFFFFFFFF] * 2)
-        )
-        header = struct.pack("=IHHII", 16 + len(request), 21, 5, 1, 0)  # SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK
-        diagnosis.settimeout(1)
-        diagnosis.send(header + request)
-        code = -struct.unpack_from("=i", diagnosis.recv(4096), 16)[0]
-        if code:
-            raise OSError(code, os.strerror(code))
-        code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not code:
-            raise OSError(0, "the kernel said yes and the connection lives")
-        return f"own connection cut ({os.strerror(code)})"

@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 
 NOBODY = 65534
 BPFFS_MAGIC = 0xCAFE4A11
-CHILD_SECONDS = 2  # a child that hangs is killed: doctor must end
+CHILD_SECONDS = 2.0  # a child that hangs is killed: doctor must end
 
 _CLONE_INTO_CGROUP = 0x200000000
 _CALLS = {
@@ -100,6 +101,20 @@ def _remove_cgroup(path: Path) -> None:
 
 
 @contextmanager
+def scratch_bpffs() -> Iterator[str]:
+    """A bpffs of our own where none is mounted, unmounted afterwards. Needs CAP_SYS_ADMIN."""
+    with tempfile.TemporaryDirectory(prefix="racecar-doctor-") as directory:
+        place = os.fsencode(directory)
+        if _libc.mount(b"bpf", place, b"bpf", 0, None):
+            code = ctypes.get_errno()
+            raise OSError(code, f"cannot mount bpffs: {os.strerror(code)}")
+        try:
+            yield directory
+        finally:
+            _libc.umount2(place, 0)
+
+
+@contextmanager
 def scratch_pins(bpffs: str) -> Iterator[Path]:
     """A directory on bpffs that only its owner enters, gone afterwards with whatever was pinned in it."""
     path = Path(bpffs) / f"racecar_doctor_{os.getpid()}_{secrets.token_hex(4)}"
@@ -115,6 +130,13 @@ def scratch_pins(bpffs: str) -> Iterator[Path]:
 def join(cgroup: Path) -> None:
     """Move the calling process."""
     (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2), for a child that is about to end."""
+    if _libc.unshare(flags):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def become_nobody() -> None:
@@ -150,7 +172,7 @@ def in_child(work: Callable[[], Any]) -> Any:
 def _run_and_exit(work: Callable[[], Any], writer: int) -> NoReturn:
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(CHILD_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, CHILD_SECONDS)
         try:
             answer = {"value": work()}
         except OSError as error:
@@ -166,7 +188,7 @@ def clone_into(cgroup: Path) -> int:
     """Clone a child that is born in the cgroup (CLONE_INTO_CGROUP) and waits to be killed; its pid."""
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, size, cgroup
+        # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack (2), tls, set_tid (2), cgroup
         arguments = struct.pack("=11Q", _CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, directory)
         buffer = ctypes.create_string_buffer(arguments, len(arguments))
         pid = system_call("clone3", buffer, len(arguments))
@@ -174,7 +196,7 @@ def clone_into(cgroup: Path) -> int:
         os.close(directory)
     if not pid:
         try:
-            signal.alarm(CHILD_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, CHILD_SECONDS)
             signal.pause()
         finally:
             os._exit(0)
