@@ -46,7 +46,6 @@ class Connection:
     __slots__ = (
         "client",
         "closed",
-        "closing",
         "due",
         "host",
         "progress",
@@ -71,7 +70,6 @@ class Connection:
         self.record = record
         self.use = use
         self.closed = False
-        self.closing = False  # the layer is done; only what is queued still goes out
         self.spliced = False
         self.reason = Reason.NONE
         self.progress = -1  # bytes moved when the last idle check looked
@@ -103,18 +101,12 @@ class Connection:
         self.settle(end)
 
     def settle(self, end: End) -> None:
-        """Send the FIN that is due on `end`, or close when both directions ended; then tell epoll."""
-        if self.closed:
-            return
-        other = end.other
-        if is_over(end, other):
-            self.close(Reason.NONE)
-            return
+        """Send the FIN that is due on `end`, and tell epoll what both legs wait for."""
         if may_finish(end):
             end.finish()
         edge = self.host.edge
         edge.watch(end)
-        edge.watch(other)
+        edge.watch(end.other)
 
     def unread(self, end: End) -> None:
         """An event on a leg that is not read: its error, a hang-up, or a late one."""
@@ -177,6 +169,9 @@ class Connection:
     def timer(self, now: float) -> None:
         """Time may have passed for the layer."""
 
+    def lost(self, reason: Reason) -> None:
+        """The connection ends now, whatever the layer still waits for."""
+
     def moved_bytes(self) -> int:
         return self.client.received + self.server.received + self.client.sent + self.server.sent
 
@@ -186,6 +181,10 @@ class Connection:
         self.closed = True
         self.reason = reason
         self.host.wheel.cancel(self)
+        try:
+            self.lost(reason)
+        except Exception:
+            logger.exception("the layer failed while its connection ended")
         self.client.drop(in_order=in_order)
         self.server.drop(in_order=in_order)
         self.host.ended(self, self._entry())
@@ -213,6 +212,18 @@ class TcpConnection(Connection):
     __slots__ = ()
 
     kind = "tcp"
+
+    def start(self) -> None:
+        Connection.start(self)
+        limit = self.host.config.tcp_idle_timeout_s
+        if limit is not None:
+            self.wake_at(self.started + limit)
+
+    def settle(self, end: End) -> None:
+        if is_over(end, end.other):
+            self.close(Reason.NONE)
+        else:
+            Connection.settle(self, end)
 
     def readable(self, end: End) -> None:
         other = end.other

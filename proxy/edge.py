@@ -184,6 +184,7 @@ class End(RelayEnd):
         self.out = b""
         self.release_pipe()
         self.queued = self.piped = 0
+        self.finishing = False
         if in_order:
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ORDER)

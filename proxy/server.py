@@ -17,11 +17,13 @@ from typing import Protocol
 
 from racecar.policy.reasons import Reason
 from racecar.proxy.connections import Connection, TcpConnection
-from racecar.proxy.core.http1_types import Verdict
+from racecar.proxy.core.http1_context import HttpContext
+from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, Judge, Verdict
 from racecar.proxy.edge import LINGER_RESET, Edge, Owner, RawSocket
+from racecar.proxy.http_connections import HttpConnection
 from racecar.proxy.limits import Descriptors, EdgeConfig, WorkloadUse
 from racecar.proxy.pipes import PipePool, PipeQuota, affordable_pipes
-from racecar.proxy.records import ConnectionEntry, LogEntry
+from racecar.proxy.records import ConnectionEntry, HttpEntry, LogEntry
 from racecar.proxy.timers import Wheel
 from racecar.redirect.abi import ConnectionRecord
 
@@ -34,10 +36,15 @@ type_open_socket = Callable[[ConnectionRecord], RawSocket]
 
 
 class LayerPolicy(Protocol):
-    """What a rule set asks of the relay."""
+    """What a rule set asks of the relay. The same object as long as it stands: caches hang on it."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str: ...  # 'tcp' or 'http'; any other is refused
+    @property
+    def matcher(self) -> Judge | None: ...  # for http
+    @property
+    def audit(self) -> bool: ...  # what the rules deny passes, and is logged
+    def rule_name(self, rule: int, /) -> str: ...  # for the text of a denial; of rule 0 too
 
 
 def open_local_socket(record: ConnectionRecord) -> RawSocket:
@@ -63,9 +70,12 @@ class Server:
         policy_for: Callable[[int, int], LayerPolicy | None],
         log: Callable[[LogEntry], None],
         open_socket: type_open_socket = open_local_socket,
+        http_config: HttpConfig | None = None,
     ) -> None:
         self.config = config
+        self.http_config = http_config or HttpConfig()
         self.counters: Counter[Reason] = Counter()  # connections by the reason for their end
+        self.http_counters: Counter[Reason] = Counter()  # requests likewise
         self.accepted = 0
         self.connections: set[Connection] = set()
         self._loop = loop
@@ -74,6 +84,7 @@ class Server:
         self._log = log
         self._open_socket = open_socket
         self._use: dict[int, WorkloadUse] = {}
+        self._contexts: dict[tuple[int, int], tuple[LayerPolicy, HttpContext]] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._resting: set[asyncio.TimerHandle] = set()
         self._tick: asyncio.TimerHandle | None = None
@@ -128,6 +139,11 @@ class Server:
         use = self._use.get(workload)
         return use.connections if use is not None else 0
 
+    def forget(self, workload: int) -> None:
+        """Drop what is cached for a workload that is gone."""
+        for key in [key for key in self._contexts if key[0] == workload]:
+            del self._contexts[key]
+
     # --- for connections ------------------------------------------------------------------------
 
     def ended(self, connection: Connection, entry: ConnectionEntry) -> None:
@@ -144,6 +160,8 @@ class Server:
         """Count and log; a sink that fails harms nobody."""
         if isinstance(entry, ConnectionEntry):
             self.counters[entry.reason] += 1
+        else:
+            self.http_counters[entry.http.reason] += 1
         try:
             self._log(entry)
         except Exception:
@@ -207,7 +225,7 @@ class Server:
             self._refuse(sock, record, Reason.WORKLOAD_LIMIT)
             return
         policy = self._policy_for(record.workload, record.ruleset)
-        if policy is None or policy.kind != "tcp":
+        if policy is None or policy.kind not in ("tcp", "http") or (policy.kind == "http" and policy.matcher is None):
             self._refuse(sock, record, Reason.NO_LAYER)
             return
         upstream = self._dial(sock, record)
@@ -217,7 +235,11 @@ class Server:
         self.descriptors.used += 2
         use.connections += 1
         self._use[record.workload] = use
-        connection = TcpConnection(self, sock, upstream, record, use)
+        connection: Connection
+        if policy.kind == "tcp":
+            connection = TcpConnection(self, sock, upstream, record, use)
+        else:
+            connection = HttpConnection(self, sock, upstream, record, use, self._context(record, policy))
         self.connections.add(connection)
         try:
             connection.start()
@@ -243,6 +265,35 @@ class Server:
             self._refuse(sock, record, Reason.DIAL_FAILED)
             return None
         return upstream
+
+    def _context(self, record: ConnectionRecord, policy: LayerPolicy) -> HttpContext:
+        """What the connections under one rule set share; made anew when the policy was exchanged."""
+        key = (record.workload, record.ruleset)
+        known = self._contexts.get(key)
+        if known is not None and known[0] is policy:
+            return known[1]
+        assert policy.matcher is not None
+        context = HttpContext(
+            policy.matcher,
+            self._log_http,
+            rule_name=policy.rule_name,
+            audit=policy.audit,
+            config=self.http_config,
+        )
+        self._contexts[key] = (policy, context)
+        return context
+
+    def _log_http(self, tag: object, record: HttpRecord) -> None:
+        assert isinstance(tag, HttpConnection)
+        self.report(
+            HttpEntry(
+                record=tag.record,
+                dialled=(tag.record.address, tag.record.port),
+                http=record,
+                started=tag.wall + (record.started - tag.started),
+                path="splice" if tag.spliced else "relay",
+            )
+        )
 
     def _refuse(self, sock: RawSocket, record: ConnectionRecord | None, reason: Reason) -> None:
         """Reset a client that was accepted."""

@@ -10,6 +10,8 @@ from racecar.policy.reasons import Reason
 
 READ_BYTES = 65536  # one copying read; also what an end that stalls may hold of our memory
 PIPE_BYTES = 1 << 18  # 256 KB measured best: larger pipes leave the cache, smaller ones need more calls
+HEAD_BYTES = 16384  # a read in which heads are looked for; larger ones gain nothing
+BODY_BYTES = 65536  # a body that still has this much to go is worth a pipe at once
 STRETCH_BYTES = 2 * READ_BYTES  # whole reads in a row before a pipe is worth its two calls
 SHORT_SPLICE_BYTES = 16384  # a splice that moves less than this was dearer than a copy
 TURN_BYTES = 1 << 22  # moved in one turn of the loop before the portions shrink

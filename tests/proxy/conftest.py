@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import uvloop
+from racecar.policy.reasons import Reason
+from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.server import Server
 from racecar.redirect.abi import ConnectionRecord
@@ -27,14 +29,33 @@ class Policy:
     matcher: Any = None
     audit: bool = False
 
-    def name_of(self, rule: int) -> str:
-        return f"default/test rule {rule}"
+    def rule_name(self, rule: int) -> str:
+        return f"default/test rule {rule}" if rule else "default deny"
+
+
+@dataclass
+class Verdict:
+    allow: bool
+    rule: int
+    reason: Reason
+
+
+class Matcher:
+    """GET of /jobs and what lies below it, POST of /jobs."""
+
+    def judge(self, method: bytes, target: bytes) -> Verdict:
+        if target.startswith(b"/bug"):
+            raise RuntimeError("a bug in a matcher")
+        allow = target.startswith(b"/jobs") and method in (b"GET", b"HEAD", b"POST")
+        return Verdict(allow, 1 if allow else 0, Reason.NONE if allow else Reason.HTTP_NO_RULE)
 
 
 class Relay:
     """A running server; everything it owns is touched in its own thread only, by `ask`."""
 
-    def __init__(self, config: EdgeConfig, policy: Policy, *, family: int = socket.AF_INET) -> None:
+    def __init__(
+        self, config: EdgeConfig, policy: Policy, *, family: int = socket.AF_INET, http: HttpConfig | None = None
+    ) -> None:
         self.config = config
         self.policies: dict[int, Policy | None] = {1: policy}
         self.entries: list[Any] = []
@@ -50,7 +71,12 @@ class Relay:
         self.address = listener.getsockname()[:2]
         self.loop = uvloop.new_event_loop()
         self.server = Server(
-            self.loop, config, resolve=self.resolve, policy_for=lambda w, _: self.policies.get(w), log=self.log
+            self.loop,
+            config,
+            resolve=self.resolve,
+            policy_for=lambda workload, _: self.policies.get(workload),
+            log=self.log,
+            http_config=http,
         )
         self.server.listen(listener)
         self.thread = threading.Thread(target=self.loop.run_forever, name="relay")
@@ -126,8 +152,11 @@ def start() -> Iterator[Callable[..., Relay]]:
     """Start a relay with `EdgeConfig` fields as keywords."""
     with contextlib.ExitStack() as stack:
 
-        def make(policy: Policy | None = None, *, family: int = socket.AF_INET, **fields: Any) -> Relay:
-            relay = Relay(EdgeConfig(**fields), policy or Policy(), family=family)
+        def make(
+            kind: str = "tcp", *, family: int = socket.AF_INET, http: HttpConfig | None = None, **fields: Any
+        ) -> Relay:
+            policy = Policy(kind, Matcher() if kind == "http" else None)
+            relay = Relay(EdgeConfig(**fields), policy, family=family, http=http)
             stack.callback(relay.stop)
             return relay
 

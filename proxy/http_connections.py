@@ -1,0 +1,184 @@
+"""HTTP/1.1 on two legs: what is read goes to the conversation, what it commands is done."""
+
+from racecar.policy.reasons import Reason
+from racecar.proxy.connections import Connection, Host
+from racecar.proxy.core.http1 import HttpConversation
+from racecar.proxy.core.http1_context import HttpContext
+from racecar.proxy.core.http1_types import (
+    FORWARD,
+    Abort,
+    Close,
+    CloseServer,
+    Commands,
+    EndClient,
+    EndServer,
+    ResetServer,
+    ToClient,
+    ToServer,
+)
+from racecar.proxy.core.relay import BODY_BYTES, HEAD_BYTES, READ_BYTES, portion_bytes, wants_reading
+from racecar.proxy.edge import End, RawSocket
+from racecar.proxy.limits import WorkloadUse
+from racecar.redirect.abi import ConnectionRecord
+
+
+class HttpConnection(Connection):
+    """One client, one server, judged request by request."""
+
+    __slots__ = ("closing", "conversation")
+
+    kind = "http"
+    paced_client = True
+
+    def __init__(
+        self,
+        host: Host,
+        client: RawSocket,
+        server: RawSocket,
+        record: ConnectionRecord,
+        use: WorkloadUse,
+        context: HttpContext,
+    ) -> None:
+        Connection.__init__(self, host, client, server, record, use)
+        self.closing = False  # the conversation is over; only what is queued still goes out
+        self.conversation = HttpConversation(context, self.started, self)
+
+    def start(self) -> None:
+        Connection.start(self)
+        self._keep_time()
+
+    def readable(self, end: End) -> None:
+        other = end.other
+        if not wants_reading(end, other):
+            self.unread(end)
+            return
+        edge, conversation = self.host.edge, self.conversation
+        unread = conversation.client_unread if end.is_client else conversation.server_unread
+        if unread >= BODY_BYTES and other.ready:
+            moved = end.pull(min(unread, portion_bytes(edge.moved)))
+            if moved is not None:
+                self._spliced(end, moved)
+                return
+        data = end.receive(READ_BYTES if unread > HEAD_BYTES else HEAD_BYTES)
+        if data is None:
+            return
+        if not data:
+            self._ended(end)
+            return
+        end.ready = True
+        end.received += len(data)
+        now = edge.now
+        commands = conversation.client_bytes(data, now) if end.is_client else conversation.server_bytes(data, now)
+        if commands is FORWARD:
+            other.write(data)
+            if other.queued:
+                edge.watch(end)
+                edge.watch(other)
+        elif commands:
+            self._obey(commands)
+        self._keep_time()
+
+    def writable(self, end: End) -> None:
+        Connection.writable(self, end)
+        if self.closing:
+            self._close_what_is_empty()
+
+    def failed(self, end: End, number: int) -> None:
+        reason = self.reason_of(end, number)
+        if self.client.queued and end is self.server and not self.closing and self.conversation.is_idle:
+            self._close_soon(reason)  # the answer is whole: the client gets the rest of it
+        elif self.closing and end is self.server:
+            end.drop(in_order=False)
+            self._close_what_is_empty()
+        else:
+            self.abort(reason)
+
+    def timer(self, now: float) -> None:
+        if self.closing:
+            moved = self.moved_bytes()
+            if moved == self.progress:
+                self.abort(self.reason)
+                return
+            self.progress = moved
+            self.wake_at(now + self.host.config.close_timeout_s)
+            return
+        self._obey(self.conversation.timer(now))
+        self._keep_time()
+
+    def drain(self) -> None:
+        if not self.closing:
+            self._obey(self.conversation.drain())
+
+    def lost(self, reason: Reason) -> None:
+        self.conversation.lost(reason, self.host.edge.now)
+
+    def _keep_time(self) -> None:
+        deadline = self.conversation.deadline
+        if deadline < self.due and not self.closing and not self.closed:
+            self.wake_at(deadline)
+
+    def _spliced(self, end: End, moved: int) -> None:
+        if moved == 0:
+            self._ended(end)
+        elif moved > 0:
+            self.spliced = True
+            end.received += moved
+            edge = self.host.edge
+            if end.is_client:
+                self.conversation.client_moved(moved, edge.now)
+            else:
+                self.conversation.server_moved(moved, edge.now)
+            if end.other.queued:
+                edge.watch(end)
+                edge.watch(end.other)
+
+    def _ended(self, end: End) -> None:
+        end.eof = True
+        conversation, now = self.conversation, self.host.edge.now
+        self._obey(conversation.client_eof(now) if end.is_client else conversation.server_eof(now))
+        self._keep_time()
+
+    def _obey(self, commands: Commands) -> None:
+        """Do what the conversation says, then tell epoll what the legs wait for."""
+        client, server = self.client, self.server
+        for command in commands:
+            if isinstance(command, ToServer):
+                server.write(command.data)
+            elif isinstance(command, ToClient):
+                client.write(command.data)
+            elif isinstance(command, EndServer):
+                server.finishing = True
+            elif isinstance(command, EndClient):
+                client.finishing = True
+            elif isinstance(command, CloseServer):
+                server.drop(in_order=True)
+            elif isinstance(command, ResetServer):
+                server.drop(in_order=False)
+            elif isinstance(command, Close):
+                self._close_soon(command.reason)
+            elif isinstance(command, Abort):
+                self.abort(command.reason)
+            else:
+                raise AssertionError(f"{command} among other commands")
+        for end in (client, server):
+            if not end.closed:
+                self.settle(end)
+
+    def _close_soon(self, reason: Reason) -> None:
+        """Close each leg in order once what waits for it is sent; nothing is read any more."""
+        self.closing = True
+        self.reason = reason
+        self.client.eof = self.server.eof = True
+        self.progress = self.moved_bytes()
+        self.due = float("inf")
+        self.wake_at(self.host.edge.now + self.host.config.close_timeout_s)
+        self._close_what_is_empty()
+
+    def _close_what_is_empty(self) -> None:
+        for end in (self.client, self.server):
+            if not end.queued:
+                end.drop(in_order=True)
+            else:
+                self.host.edge.watch(end)
+        if self.client.closed and self.server.closed:
+            self.close(self.reason)
