@@ -1,0 +1,80 @@
+"""What the documents say in tables and examples is what the code does."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from racecar.parsers.http1 import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from racecar.policy.reasons import Reason
+from racecar.proxy.core.http1_types import HttpConfig
+from racecar.proxy.limits import EdgeConfig
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DOCUMENTS = (*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md"))
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    for line in text.splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def section(document: str, heading: str) -> str:
+    """From a heading to the next one of its level."""
+    text = (CHECKOUT / document).read_text()
+    return text.split(f"\n## {heading}", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.mark.parametrize(("heading", "config"), [("Connections", EdgeConfig), ("HTTP/1.1", HttpConfig)])
+def test_every_setting_is_documented_with_its_default(heading: str, config: Any) -> None:
+    documented = {cells[0].strip("`"): cells[1] for cells in rows(section("docs/configuration.md", heading))}
+    for field in dataclasses.fields(config):
+        wanted = "none" if field.default is None else str(field.default)
+        assert documented.get(field.name) == wanted, field.name
+
+
+def test_no_setting_is_documented_that_is_gone() -> None:
+    known = {field.name for config in (EdgeConfig, HttpConfig) for field in dataclasses.fields(config)}
+    named = re.findall(r"^\| `(\w+)` \|", (CHECKOUT / "docs/configuration.md").read_text(), re.MULTILINE)
+    assert set(named) == known
+
+
+def test_limits_of_a_head_are_documented() -> None:
+    limits = {cells[0]: cells[1] for cells in rows(section("docs/configuration.md", "HTTP/1.1"))}
+    wanted = {"head": f"{MAX_HEAD_BYTES} bytes", "target": f"{MAX_TARGET_BYTES} bytes", "headers": str(MAX_HEADERS)}
+    assert {name: limits[name] for name in wanted} == wanted
+
+
+def test_every_reason_is_documented_under_its_number() -> None:
+    table = [cells for cells in rows(section("SECURITY.md", "Reasons for refusals")) if cells[0].isdigit()]
+    assert [(int(cells[0]), cells[1].strip("`")) for cells in table] == [
+        (reason.value, reason.name) for reason in Reason if reason is not Reason.NONE
+    ]
+    assert all(cells[2] for cells in table)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/policy.md"])
+def test_policies_in_the_documents_load(document: str) -> None:
+    from racecar.policy.load import load_text
+
+    policies = re.findall(r"^```yaml\n(.*?)^```", (CHECKOUT / document).read_text(), re.MULTILINE | re.DOTALL)
+    assert policies
+    for text in policies:
+        loaded = load_text(text.encode(), document)
+        assert loaded.ok, [str(finding) for finding in loaded.findings]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_commands_in_the_documents_are_make_targets() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    for path in DOCUMENTS:
+        for target in re.findall(r"^(?:sudo )?make ([a-z-]+)", path.read_text(), re.MULTILINE):
+            assert target in targets, f"{path.name} names make {target}"
