@@ -417,7 +417,7 @@ class HttpConversation:
                     if not done and self._server is ServerState.CHUNKS and last < size:
                         self._held = joined[last:]
                         break
-            if done and last < size:
+            if done and last < size and not self._last and self._client is not _BODY:  # else the leg closes, unread
                 raise ProtocolError(Reason.UNEXPECTED_UPSTREAM_BYTES, "bytes behind the answer")
         except ProtocolError as error:
             return self._abort(error.reason, error.detail, now)

@@ -301,6 +301,12 @@ def test_bytes_behind_an_answer_abort(surplus: bytes) -> None:
     assert talk.rest == [Abort(Reason.UNEXPECTED_UPSTREAM_BYTES)]
 
 
+def test_bytes_behind_the_last_answer_are_dropped_with_its_leg() -> None:
+    talk = Talk().client(request(b"Connection: close")).server(OK + OK)
+    assert (talk.to_client, talk.rest) == (OK, LAST_WORD)
+    assert talk.server(OK).to_client == OK
+
+
 BAD_ANSWERS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
