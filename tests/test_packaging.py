@@ -74,7 +74,7 @@ def test_every_source_that_is_not_python_is_package_data() -> None:
         wanted = patterns.get("*", []) + patterns.get(f"racecar.{folder}", [])
         for path in sorted((CHECKOUT / folder).rglob("*")):
             name = str(path.relative_to(CHECKOUT / folder))
-            if path.is_dir() or path.suffix in (".py", ".pyc", ".tmp") or "__pycache__" in path.parts:
+            if path.is_dir() or path.suffix in (".py", ".pyc", ".tmp", ".new") or "__pycache__" in path.parts:
                 continue
             assert any(fnmatch.fnmatch(name, pattern) for pattern in wanted), f"{folder}/{name}"
 
@@ -120,7 +120,7 @@ def copy_of_the_sources(target: Path) -> Path:
     target.mkdir()
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(CHECKOUT / name, target)
-    built = shutil.ignore_patterns("__pycache__", "*.bpf.o", "*.tmp", "racecar-launcher")
+    built = shutil.ignore_patterns("__pycache__", "*.bpf.o", "*.tmp", "racecar-launcher*")
     for folder in FOLDERS:
         shutil.copytree(CHECKOUT / folder, target / folder, ignore=built)
     return target
