@@ -22,7 +22,6 @@ Rules for the edge:
 """
 
 import sys
-from enum import Enum
 from math import inf
 
 from racecar.parsers.errors import ProtocolError
@@ -40,50 +39,24 @@ from racecar.proxy.core.http1_types import (
     FORWARD,
     NOTHING,
     Abort,
+    ClientState,
     Close,
     CloseServer,
     Command,
     Commands,
     EndClient,
     EndServer,
-    Forward,
-    HttpConfig,
     HttpRecord,
-    HttpVerdict,
-    Judge,
     ResetServer,
+    ServerState,
     ToClient,
     ToServer,
     Verdict,
 )
 
-
-class ClientState(Enum):
-    """What the client's next byte belongs to."""
-
-    IDLE = 0  # a new request: IDLE (denied), HEAD, BODY, ANSWER, DRAIN, LINGER
-    HEAD = 1  # a head that has begun
-    BODY = 2  # the body of a forwarded request: ANSWER, or LINGER if the answer was complete before
-    ANSWER = 3  # nothing may come, an answer is outstanding: IDLE, LINGER
-    DRAIN = 4  # the body of a refused request: IDLE, LINGER
-    LINGER = 5  # the last word was said, all is dropped: OVER
-    OVER = 6
-
-
-class ServerState(Enum):
-    """What the server's next byte belongs to."""
-
-    SILENT = 0  # nothing is outstanding: it aborts
-    WAITED = 1  # an answer to come
-    HEAD = 2  # an answer's head that has begun
-    BODY = 3  # a counted body
-    CHUNKS = 4
-    STREAM = 5  # a body until the connection ends
-    GONE = 6
-
-
 _IDLE, _BODY, _ANSWER = ClientState.IDLE, ClientState.BODY, ClientState.ANSWER
 _SILENT, _WAITED = ServerState.SILENT, ServerState.WAITED
+MAX_LINGER_BYTES = 1 << 20  # read and dropped behind the last word; a client that sends on meets a reset
 
 
 class HttpConversation:
@@ -348,11 +321,11 @@ class HttpConversation:
         if self._client is _ANSWER:
             self._surplus = self._last = True
         self._dropped += count
-        if self._dropped <= self.context.config.max_drain_bytes:
-            return NOTHING
-        if self._client is _ANSWER:
+        if self._client is ClientState.LINGER:
+            return self._close(Reason.NONE) if self._dropped > MAX_LINGER_BYTES else NOTHING
+        if self._dropped > self.context.config.max_drain_bytes:
             return self._abort(Reason.HTTP_PIPELINED, "bytes behind an outstanding request", now)
-        return self._close(Reason.NONE)
+        return NOTHING
 
     # --- refusals
 
@@ -594,27 +567,3 @@ class HttpConversation:
                 detail,
             ),
         )
-
-
-__all__ = [
-    "FORWARD",
-    "NOTHING",
-    "Abort",
-    "Close",
-    "CloseServer",
-    "Command",
-    "Commands",
-    "EndClient",
-    "EndServer",
-    "Forward",
-    "HttpConfig",
-    "HttpContext",
-    "HttpConversation",
-    "HttpRecord",
-    "HttpVerdict",
-    "Judge",
-    "ResetServer",
-    "ToClient",
-    "ToServer",
-    "Verdict",
-]

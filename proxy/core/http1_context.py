@@ -160,9 +160,10 @@ class HttpContext:
         if unsupported is not None:
             return Call(head, unsupported[0], 0, audit=False, detail=unsupported[1])
         verdict = self._verdict(head.method, head.target)
-        if not verdict.allow:
+        body = head.length and head.method in _NO_BODY
+        if not verdict.allow and not (body and self._audit):
             return Call(head, verdict.reason or Reason.HTTP_NO_RULE, verdict.rule, audit=self._audit)
-        if head.length and head.method in _NO_BODY:
+        if body:  # in audit too: what a server makes of it was not judged
             detail = "a body on GET, HEAD or DELETE"
             return Call(head, Reason.HTTP_BODY_NOT_ALLOWED, verdict.rule, audit=False, detail=detail)
         return Call(head, Reason.NONE, verdict.rule, audit=False)

@@ -1,8 +1,7 @@
-"""What the HTTP/1.1 layer and its edge say to each other: commands, the configuration and the record of a request."""
+"""What the HTTP/1.1 layer and its edge say to each other: commands, states, configuration, the record of a request."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Protocol
 
 from racecar.policy.reasons import Reason
@@ -72,6 +71,30 @@ NOTHING: Commands = ()
 FORWARD: Commands = (Forward(),)  # test with `is`: the usual answer, made without an allocation
 
 
+class ClientState(Enum):
+    """What the client's next byte belongs to."""
+
+    IDLE = 0  # a new request: IDLE (denied), HEAD, BODY, ANSWER, DRAIN, LINGER
+    HEAD = 1  # a head that has begun
+    BODY = 2  # the body of a forwarded request: ANSWER, or LINGER if the answer was complete before
+    ANSWER = 3  # nothing may come, an answer is outstanding: IDLE, LINGER
+    DRAIN = 4  # the body of a refused request: IDLE, LINGER
+    LINGER = 5  # the last word was said, all is dropped: OVER
+    OVER = 6
+
+
+class ServerState(Enum):
+    """What the server's next byte belongs to."""
+
+    SILENT = 0  # nothing is outstanding: it aborts
+    WAITED = 1  # an answer to come
+    HEAD = 2  # an answer's head that has begun
+    BODY = 3  # a counted body
+    CHUNKS = 4
+    STREAM = 5  # a body until the connection ends
+    GONE = 6
+
+
 class Verdict(StrEnum):
     """The word in the access log."""
 
@@ -133,6 +156,3 @@ class HttpConfig:
         for name in ("head_timeout_s", "idle_timeout_s", "linger_timeout_s", "max_cached_heads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
-
-
-type_rule_name = Callable[[int], str]

@@ -21,17 +21,9 @@ from racecar.parsers.http1 import (
     read_response_head,
 )
 from racecar.policy.reasons import Reason
-from racecar.proxy.core.http1 import (
-    FORWARD,
-    Command,
-    Commands,
-    HttpContext,
-    HttpConversation,
-    HttpRecord,
-    ToClient,
-    ToServer,
-    Verdict,
-)
+from racecar.proxy.core.http1 import HttpConversation
+from racecar.proxy.core.http1_context import HttpContext
+from racecar.proxy.core.http1_types import FORWARD, Command, Commands, HttpRecord, ToClient, ToServer, Verdict
 
 pytestmark = pytest.mark.slow
 EXAMPLES = settings(max_examples=150, deadline=None)

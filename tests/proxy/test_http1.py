@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 from racecar.policy.reasons import Reason
-from racecar.proxy.core.http1 import (
+from racecar.proxy.core.http1 import HttpConversation
+from racecar.proxy.core.http1_context import HttpContext
+from racecar.proxy.core.http1_types import (
     FORWARD,
     NOTHING,
     Abort,
@@ -16,8 +18,6 @@ from racecar.proxy.core.http1 import (
     EndClient,
     EndServer,
     HttpConfig,
-    HttpContext,
-    HttpConversation,
     HttpRecord,
     ToClient,
     ToServer,

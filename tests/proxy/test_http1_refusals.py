@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 from racecar.policy.reasons import Reason
-from racecar.proxy.core.http1 import (
+from racecar.proxy.core.http1 import HttpConversation
+from racecar.proxy.core.http1_context import HttpContext
+from racecar.proxy.core.http1_types import (
     FORWARD,
     NOTHING,
     Abort,
@@ -14,8 +16,6 @@ from racecar.proxy.core.http1 import (
     EndClient,
     EndServer,
     HttpConfig,
-    HttpContext,
-    HttpConversation,
     HttpRecord,
     ResetServer,
     ToClient,
@@ -149,7 +149,7 @@ def test_a_denial_is_the_last_word_where_what_follows_is_long_or_unclear(lines: 
     assert b"\r\nConnection: close\r\n" in talk.to_client
     talk.client(GET * 500)
     assert (talk.to_server, talk.rest) == (b"", LAST_WORD)
-    talk.client(GET * 2000)
+    talk.client(b"x" * (1 << 20))
     assert (talk.to_server, talk.rest) == (b"", [*LAST_WORD, Close()])
     assert talk.client(GET).to_server == b""
 
@@ -166,6 +166,12 @@ def test_audit_forwards_what_rules_deny_and_says_so() -> None:
         talk.client(DENIED).server(OK)
     assert talk.to_server == DENIED * 2
     assert [(r.verdict, r.reason, r.status) for r in talk.records] == [(Verdict.AUDIT, Reason.HTTP_NO_RULE, 200)] * 2
+
+
+def test_audit_forwards_no_body_that_a_server_may_take_for_a_request() -> None:
+    talk = Talk(audit=True).client(request(b"Content-Length: 5", line=b"GET /applicants HTTP/1.1") + b"hello" + GET)
+    assert talk.to_server == GET
+    assert talk.records[0].reason is Reason.HTTP_BODY_NOT_ALLOWED
 
 
 # --- requests outside the grammar, or outside what is supported
