@@ -194,12 +194,11 @@ def test_a_closed_standard_stream_becomes_dev_null(cgroup: Path) -> None:
     )
     for fd in (cgroup_fd, guard_read, status_write):
         os.close(fd)
-    assert guardian.stdout is not None
-    assert guardian.stdout.read() == b"/dev/null\n"
-    os.close(guard_write)
-    os.close(status_read)
-    guardian.stdout.close()
-    assert guardian.wait(20.0) == 0
+    with open(status_read) as status:
+        assert status.readline().startswith("pid ")
+        assert status.readline() == "exit 0\n"
+        os.close(guard_write)
+        assert guardian.communicate(timeout=20.0)[0] == b"/dev/null\n"
 
 
 # --- The filter ----------------------------------------------------------------------------------------------------
