@@ -50,7 +50,7 @@ def print_table(report: Report) -> None:
     for heading in ("", "ability", "what was found"):
         table.add_column(heading, overflow="fold")
     for ability in report.abilities:
-        table.add_row(Text(ability.status.value, _STYLES[ability.status]), ability.name, _finding(ability))
+        table.add_row(Text(ability.status.value, _STYLES[ability.status]), _plain(ability.name), _finding(ability))
     console.print(Text("kernel "), _plain(report.kernel), sep="")
     console.print(table)
     if report.blockers:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import select
 import signal
 import stat
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from racecar.redirect import scratch
 from racecar.redirect.ability import Ability, NotedError, NotTriedError, Status, probe
+from racecar.redirect.kernel_bugs import parse_version, text_of
 from racecar.redirect.libbpf import library, open_pin, pin
 
 CAPABILITIES = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
+KERNEL_FLOOR = (6, 1, 0)
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, include/linux/proc_ns.h
 
 _NOTHING = "no workload can be enforced here"
@@ -34,8 +37,16 @@ def _status_field(name: str) -> str:
 
 
 def privileges() -> list[Ability]:
-    """The user, its capabilities, its user namespace."""
+    """The kernel, the user, its capabilities, its user namespace."""
     have = effective_capabilities()
+
+    def kernel() -> str:
+        running = parse_version(platform.release(), platform.version())
+        if running is None or running < KERNEL_FLOOR:
+            raise NotedError(
+                Status.WARNING, f"{platform.release()} is older than the oldest tested, {text_of(KERNEL_FLOOR)}"
+            )
+        return f"{text_of(running)}, tested from {text_of(KERNEL_FLOOR)}"
 
     def user() -> str:
         if os.geteuid():
@@ -65,6 +76,7 @@ def privileges() -> list[Ability]:
         return probe(f"CAP_{name}", attempt, serves=serves, without=without, required=required, absent=absent)
 
     return [
+        probe("kernel", kernel, serves="everything", without="untested: what counts is what the other lines found"),
         probe(
             "user",
             user,

@@ -87,7 +87,7 @@ def others(cgroup: Path | None, mount: str | None) -> list[Ability]:
         openable = scratch.in_child(_openable)
         if openable:
             raise NotedError(Status.INFO, f"open to an unprivileged process: {', '.join(openable)}")
-        return "none that policy does not see"
+        return "none of those present; families in modules may load when first asked for"
 
     def namespaces() -> str:
         try:

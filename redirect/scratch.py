@@ -147,7 +147,7 @@ def become_nobody() -> None:
         os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
-def in_child(work: Callable[[], Any]) -> Any:
+def in_child(work: Callable[[], Any], *, limit_s: float = CHILD_SECONDS) -> Any:
     """Run `work` in a forked child and return its answer, which must fit JSON.
 
     An OSError of the child is raised here with its errno; a child that is killed or hangs is a ChildProcessError.
@@ -155,7 +155,7 @@ def in_child(work: Callable[[], Any]) -> Any:
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
-        _run_and_exit(work, writer)
+        _run_and_exit(work, writer, limit_s)
     os.close(writer)
     with os.fdopen(reader, "rb") as answers:
         raw = answers.read()
@@ -169,10 +169,10 @@ def in_child(work: Callable[[], Any]) -> Any:
     return answer["value"]
 
 
-def _run_and_exit(work: Callable[[], Any], writer: int) -> NoReturn:
+def _run_and_exit(work: Callable[[], Any], writer: int, limit_s: float) -> NoReturn:
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, CHILD_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
         try:
             answer = {"value": work()}
         except OSError as error:

@@ -19,6 +19,7 @@ from racecar.proxy.doctor import print_table, run_doctor
 from racecar.redirect import ability, probe_bpf, probe_host, probe_others, probe_relay, scratch
 from racecar.redirect.ability import Ability, Status
 from racecar.redirect.doctor import Report, examine
+from racecar.redirect.libbpf import open_pin as open_writable
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 MS_REC_PRIVATE = 0x4000 | 0x40000
@@ -39,7 +40,7 @@ def elsewhere(prepare: Callable[[], None]) -> dict[str, dict[str, str | bool]]:
         prepare()
         return as_values(examine())
 
-    results = scratch.in_child(work)
+    results = scratch.in_child(work, limit_s=30)
     return {result["name"]: result for result in results}
 
 
@@ -100,7 +101,8 @@ def test_nothing_is_left_behind(no_leftovers: Callable[[], None]) -> None:
 def test_ends_within_three_seconds() -> None:
     start = time.monotonic()
     examine()
-    assert time.monotonic() - start < 3
+    emulated = "TCG" in Path("/proc/cpuinfo").read_text()  # qemu without a processor's help: ten times slower
+    assert time.monotonic() - start < (30 if emulated else 3)
 
 
 @pytest.mark.root
@@ -141,7 +143,7 @@ def test_an_ordinary_user_is_told_what_is_missing(as_json: bool, tmp_path: Path)
             sys.stdout.flush()
             return code
 
-    assert scratch.in_child(work) == 1
+    assert scratch.in_child(work, limit_s=30) == 1
     text = output.read_text()
     assert "Traceback" not in text
     assert "CAP_BPF" in text
@@ -258,6 +260,14 @@ def test_a_hook_that_does_not_run_is_not_taken_for_one_that_works(monkeypatch: p
     assert event.status is Status.MISSING
 
 
+@pytest.mark.root
+def test_a_descriptor_that_takes_updates_is_not_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_bpf, "open_pin", lambda path, read_only: open_writable(path))
+    with scratch.scratch_pins("/sys/fs/bpf") as pins:
+        *_, read_only = probe_bpf.end_to_end(None, pins)
+    assert (read_only.status, read_only.detail) == (Status.MISSING, "a descriptor opened read-only took an update")
+
+
 def test_relay_abilities_need_no_privilege() -> None:
     results = scratch.in_child(lambda: (scratch.become_nobody(), [a.as_dict() for a in probe_relay.relay()])[1])
     assert {r["name"]: r["status"] for r in results}["splice(2)"] == "ok"
@@ -272,16 +282,15 @@ def test_a_probe_that_breaks_is_a_missing_ability() -> None:
     assert result == Ability("x", Status.MISSING, "ZeroDivisionError: a bug of ours", "s", "w", True)
 
 
-def test_a_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "CHILD_SECONDS", 0.05)
+def test_a_child_that_hangs_is_killed() -> None:
     silent, _held = socket.socketpair()
     with silent, _held, pytest.raises(ChildProcessError, match="SIGALRM"):
-        scratch.in_child(lambda: silent.recv(1).decode())
+        scratch.in_child(lambda: silent.recv(1).decode(), limit_s=0.05)
 
 
 def test_control_bytes_of_foreign_names_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    hostile = Ability("other", Status.WARNING, "\x1b[2J[red]x", "s", "w")
+    hostile = Ability("\x07other", Status.WARNING, "\x1b[2J[red]x", "s", "w")
     print_table(Report("k", (hostile,)))
     printed = capsys.readouterr().out
-    assert "\x1b" not in printed
+    assert not {"\x1b", "\x07"} & set(printed)
     assert "\\x1b[2J[red]x" in printed
