@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from racecar.parsers.errors import ProtocolError
-from racecar.parsers.http1.fields import declared_length, field_values, list_members
+from racecar.parsers.http1.fields import declared_length, fields_that_matter, list_members
 from racecar.parsers.http1.heads import (
     FIELDS,
     MAX_HEADERS,
@@ -28,7 +28,7 @@ class RequestHead:
 
     method: bytes
     target: bytes
-    host: bytes  # as sent; empty in HTTP/1.0 without Host
+    host: bytes  # in lower case; empty in HTTP/1.0 without Host
     http_1_0: bool
     length: int  # of the body: a number or CHUNKED
     keep_alive: bool  # the client means to send more requests
@@ -52,45 +52,40 @@ def _read(raw: bytes) -> RequestHead:
         raise ProtocolError(Reason.HTTP_MALFORMED, "header lines")
     if len(raw) > MAX_TARGET_BYTES or match.end(1) > MAX_METHOD_BYTES:
         check_request_prefix(raw)
-    if raw.count(b"\r\n") - 2 > MAX_HEADERS:
+    if raw.count(b"\n") - 2 > MAX_HEADERS:
         raise ProtocolError(Reason.HTTP_TOO_MANY_HEADERS, f"above {MAX_HEADERS} headers")
     method, target, minor = match.groups()
-    low = raw.lower()
     http_1_0 = minor == b"0"
-    host = _host(raw, low, http_1_0)
-    length = declared_length(low, http_1_0=http_1_0, fault=Reason.HTTP_FRAMING)
-    options = list_members(low, b"connection") if b"\r\nconnection:" in low else ()
-    if not _CONNECTION_OPTIONS.issuperset(options):
+    hosts, expectations, framing, upgrades = [], [], [], False
+    options: set[bytes] = set()
+    for name, value in fields_that_matter(raw.lower()):
+        if name == b"host":
+            hosts.append(value.rstrip(b" \t"))
+        elif name == b"connection":
+            options.update(list_members(value))
+        elif name == b"expect":
+            expectations.append(value.rstrip(b" \t"))
+        elif name == b"upgrade":
+            upgrades = True
+        else:
+            framing.append((name, value))
+    host = _host(hosts, http_1_0)
+    length = declared_length(framing, http_1_0=http_1_0, fault=Reason.HTTP_FRAMING) if framing else 0
+    if options and not options <= _CONNECTION_OPTIONS:
         raise ProtocolError(Reason.HTTP_MALFORMED, "Connection names another header")
-    return RequestHead(
-        method=method,
-        target=target,
-        host=host,
-        http_1_0=http_1_0,
-        length=length or 0,
-        keep_alive=b"close" not in options and (not http_1_0 or b"keep-alive" in options),
-        expects_continue=_expects_continue(low),
-        upgrades=b"\r\nupgrade:" in low or b"upgrade" in options,
-        size=len(raw),
-    )
-
-
-def _host(raw: bytes, low: bytes, http_1_0: bool) -> bytes:
-    """Return the one Host (RFC 9112 3.2), as sent."""
-    values = field_values(low, b"host")
-    if not values and http_1_0:
-        return b""
-    if len(values) != 1:
-        raise ProtocolError(Reason.HTTP_HOST, f"{len(values)} Host headers")
-    if _HOST(values[0]) is None:
-        raise ProtocolError(Reason.HTTP_HOST, "Host is no authority")
-    start = low.find(b"\r\nhost:") + 7
-    return raw[start : raw.find(b"\r\n", start)].strip(b" \t")
-
-
-def _expects_continue(low: bytes) -> bool:
-    if b"\r\nexpect:" not in low:
-        return False
-    if field_values(low, b"expect") != [b"100-continue"]:
+    if expectations and expectations != [b"100-continue"]:
         raise ProtocolError(Reason.HTTP_EXPECT, "Expect other than 100-continue")
-    return True
+    keep_alive = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
+    upgrades = upgrades or b"upgrade" in options
+    return RequestHead(method, target, host, http_1_0, length, keep_alive, bool(expectations), upgrades, len(raw))
+
+
+def _host(hosts: list[bytes], http_1_0: bool) -> bytes:
+    """Return the one Host (RFC 9112 3.2)."""
+    if not hosts and http_1_0:
+        return b""
+    if len(hosts) != 1:
+        raise ProtocolError(Reason.HTTP_HOST, f"{len(hosts)} Host headers")
+    if _HOST(hosts[0]) is None:
+        raise ProtocolError(Reason.HTTP_HOST, "Host is no authority")
+    return hosts[0]

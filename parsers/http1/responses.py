@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass
 
 from racecar.parsers.errors import ProtocolError
-from racecar.parsers.http1.fields import UNTIL_CLOSE, declared_length, list_members
+from racecar.parsers.http1.fields import UNTIL_CLOSE, declared_length, fields_that_matter, list_members
 from racecar.parsers.http1.heads import FIELDS, MAX_HEAD_BYTES, MAX_HEADERS
 from racecar.policy.reasons import Reason
 
 _HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + FIELDS).fullmatch
+_FRAMING = frozenset((b"content-length", b"content_length", b"transfer-encoding", b"transfer_encoding"))
 
 
 @dataclass(slots=True)
@@ -27,15 +28,23 @@ def read_response_head(raw: bytes) -> ResponseHead:
     match = _HEAD(raw)
     if match is None:
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "status line or header lines")
-    if len(raw) > MAX_HEAD_BYTES or raw.count(b"\r\n") - 2 > MAX_HEADERS:
+    if len(raw) > MAX_HEAD_BYTES or raw.count(b"\n") - 2 > MAX_HEADERS:
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"above {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers")
-    http_1_0, status, low = match[1] == b"0", int(match[2]), raw.lower()
-    declared = declared_length(low, http_1_0=http_1_0, fault=Reason.HTTP_RESPONSE_MALFORMED)
+    http_1_0, status = match[1] == b"0", int(match[2])
+    framing: list[tuple[bytes, bytes]] = []
+    options: set[bytes] = set()
+    for name, value in fields_that_matter(raw.lower()):
+        if name == b"connection":
+            options.update(list_members(value))
+        elif name in _FRAMING:
+            framing.append((name, value))
+    declared = None
+    if framing:
+        declared = declared_length(framing, http_1_0=http_1_0, fault=Reason.HTTP_RESPONSE_MALFORMED)
     if declared and (status < 200 or status == 204):
         # RFC 9110 8.6, RFC 9112 6.1: must not be sent; a client that believes it would read the next answer as a body.
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"status {status} with a body")
-    options = list_members(low, b"connection") if b"\r\nconnection:" in low else ()
-    if b"content-length" in options or b"transfer-encoding" in options:
+    if options and not options.isdisjoint(_FRAMING):
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "Connection names a framing header")
     keep_alive = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
     return ResponseHead(status, http_1_0, declared, keep_alive, len(raw))

@@ -113,7 +113,7 @@ class HttpRecord:
     method: bytes  # empty if no head could be read
     path: bytes  # target without the query; empty if no head could be read
     has_query: bool
-    host: bytes
+    host: bytes  # in lower case
     status: int  # what the client was answered, 0 for no answer
     request_bytes: int  # head and body as taken from the client
     response_bytes: int  # as given to the client, interim answers included
