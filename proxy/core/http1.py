@@ -153,9 +153,10 @@ class HttpConversation:
 
     def server_bytes(self, data: bytes, now: float) -> Commands:
         """Take one read from the server."""
-        if self._server is _WAITED and self._client is _ANSWER and not self._last:
+        if self._server is _WAITED and not self._last:
             answer = self.context.answers.new.get(data[: data.find(b"\r\n\r\n") + 4])
             call = self._call
+            # A plain call has no body: it was complete when it was forwarded.
             if answer is not None and answer.whole == len(data) and call is not None and call.plain:
                 self._answer = answer
                 self._answered = now

@@ -19,6 +19,7 @@ from racecar.proxy.core.http1_types import (
     EndServer,
     HttpConfig,
     HttpRecord,
+    ResetServer,
     ToClient,
     ToServer,
     Verdict,
@@ -262,6 +263,92 @@ def test_a_continue_is_passed_on_and_the_body_follows() -> None:
     assert talk.records[0].response_bytes == len(go + OK)
 
 
+# --- heads that were seen before, on connections where they mean something else
+
+
+def test_a_known_head_is_still_followed_by_its_body() -> None:
+    talk = Talk()
+    head = b"POST /jobs HTTP/1.1\r\nHost: jobs\r\nContent-Length: 2\r\n\r\n"
+    for _ in range(2):
+        assert talk.client(head) == [ToServer(head)]
+        assert talk.conversation.client_unread == 1
+        assert talk.client(b"ab") == [ToServer(b"ab")]
+        assert talk.server(OK) == [ToClient(OK)]
+
+
+def test_a_known_head_still_closes() -> None:
+    context = Talk().context
+    request = GET[:-2] + b"Connection: close\r\n\r\n"
+    for _ in range(2):
+        talk = Talk()
+        talk.conversation.context = context
+        talk.client(request)
+        assert talk.server(OK) == [ToClient(OK), *LAST_WORD]
+
+
+def test_a_known_answer_is_not_taken_for_more_or_less_than_it_is() -> None:
+    talk = Talk()
+    for request, data, expected in (
+        (GET, OK, [ToClient(OK)]),
+        (GET.replace(b"GET", b"HEAD"), OK[:-2], [ToClient(OK[:-2])]),
+        (GET.replace(b"GET", b"HEAD"), OK, [Abort(Reason.UNEXPECTED_UPSTREAM_BYTES)]),
+    ):
+        talk.client(request)
+        assert talk.server(data) == expected
+    other = Talk()
+    other.conversation.context = talk.context
+    other.client(GET)
+    assert other.server(OK + b"H") == [Abort(Reason.UNEXPECTED_UPSTREAM_BYTES)]
+
+
+def test_a_known_interim_answer_is_still_followed_by_another() -> None:
+    talk = Talk()
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    talk.client(GET)
+    for _ in range(3):
+        assert talk.server(hints) == [ToClient(hints)]
+        assert not talk.conversation.is_idle
+    assert talk.server(OK) == [ToClient(OK)]
+
+
+def test_a_known_answer_still_closes() -> None:
+    context = Talk().context
+    answer = OK[:17] + b"Connection: close\r\n" + OK[17:]
+    for _ in range(2):
+        talk = Talk()
+        talk.conversation.context = context
+        talk.client(GET)
+        assert talk.server(answer) == [ToClient(answer), *LAST_WORD]
+
+
+def test_a_known_answer_ends_a_connection_that_is_to_end() -> None:
+    talk = Talk()
+    talk.client(GET)
+    talk.server(OK)
+    talk.client(GET)
+    talk.conversation.drain()
+    assert talk.server(OK) == [ToClient(OK), *LAST_WORD]
+
+
+def test_a_known_answer_that_comes_early_is_the_last() -> None:
+    talk = Talk()
+    talk.client(GET)
+    talk.server(OK)
+    talk.client(b"POST /jobs HTTP/1.1\r\nHost: jobs\r\nContent-Length: 2\r\n\r\n")
+    assert talk.server(OK) == [ToClient(OK), ResetServer(), EndClient()]
+
+
+def test_a_record_holds_nothing_of_the_request_before() -> None:
+    talk = Talk()
+    talk.client(GET)
+    talk.server(OK)
+    talk.client(GET)
+    talk.conversation.server_eof(talk.now)
+    record = talk.records[1]
+    assert (record.status, record.answered, record.response_bytes) == (0, 0.0, 0)
+    assert (record.verdict, record.reason) == (Verdict.FORWARDED, Reason.UPSTREAM_CLOSED)
+
+
 # --- ends
 
 
@@ -286,6 +373,10 @@ def test_a_drain_waits_for_what_is_outstanding() -> None:
     talk.client(GET)
     assert talk.conversation.drain() == NOTHING
     assert talk.server(OK) == [ToClient(OK), *LAST_WORD]
+    talk = Talk()
+    talk.client(b"POST /applicants HTTP/1.1\r\nHost: jobs\r\nContent-Length: 2\r\n\r\n")
+    assert talk.conversation.drain() == NOTHING
+    assert talk.client(b"ab" + GET) == LAST_WORD
 
 
 # --- bodies that go unread

@@ -114,6 +114,11 @@ def test_a_denied_request_is_answered_and_the_connection_stays(size: int) -> Non
     assert (record.path, record.event, record.request_bytes) == (b"/applicants", "e-1", len(DENIED))
 
 
+def test_a_denied_http_1_0_client_is_not_left_guessing_whether_the_connection_stays() -> None:
+    talk = Talk().client(b"GET /applicants HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert (talk.statuses, talk.rest) == ([403], LAST_WORD)
+
+
 def test_a_denial_names_the_rule_that_denies() -> None:
     talk = Talk().client(request(line=b"GET /deny HTTP/1.1"))
     assert b"\r\n\r\ndenied by policy: demo/jobs httpDeny[9]\nevent e-1\n" in talk.to_client

@@ -217,10 +217,19 @@ def test_cuts_do_not_change_the_head_or_the_reason(raw: bytes, size: int) -> Non
     assert read_cut(raw, size) == read_cut(raw, len(raw))
 
 
-@pytest.mark.parametrize("raw", [head(b"a: " + b"b" * 70000), head(line=b"GET /" + b"a" * 9000 + b"\n HTTP/1.1")])
+@pytest.mark.parametrize(
+    "raw", [head(b"a: " + b"b" * 70000 + b"\n"), head(line=b"GET /" + b"a" * 9000 + b"\n HTTP/1.1")]
+)
 def test_cuts_do_not_change_what_is_too_long(raw: bytes) -> None:
     assert read_cut(raw, 997) == read_cut(raw, len(raw))
     assert isinstance(read_cut(raw, 997), Reason)
+
+
+def test_half_a_line_end_is_not_forgotten() -> None:
+    buffer = HeadBuffer(check_request_prefix)
+    buffer.cut(b"GET / HTTP/1.1\r\nA: b\r", 0)
+    with pytest.raises(ProtocolError):
+        buffer.cut(b"c", 0)
 
 
 def test_trailing_bytes_are_left_alone() -> None:
