@@ -69,7 +69,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """One command and what it is confined to. Descriptors stay the caller's to close."""
+    """One command and what it is confined to. Its descriptors stay the caller's; `spawn` needs them once."""
 
     command: Sequence[str]
     cgroup_fd: int  # an open directory of cgroup2; everything in it is killed at the end
@@ -131,6 +131,7 @@ class Launched:
         self._guard_fd = guard_fd
         self._status_fd = status_fd
         self._pidfd = -1
+        self._cgroup_fd = os.dup(plan.cgroup_fd)
         self._buffer = b""
 
     def __enter__(self) -> "Launched":
@@ -171,7 +172,8 @@ class Launched:
         """End the run: kill what is left in the cgroup and the helpers, remove the cleanup paths.
 
         The guardian does it, by the same steps as after the loader's death. Idempotent. Processes that cannot be killed
-        keep their paths: what stays is in `left`. Raises TimeoutError if the guardian does not end.
+        keep their paths, as does a guardian that was killed (the cgroup is killed from here then): what stays is in
+        `left`. Raises TimeoutError if the guardian does not end.
         """
         if self._guard_fd >= 0:
             os.close(self._guard_fd)
@@ -184,14 +186,24 @@ class Launched:
                 self._guardian.wait(max(deadline - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
                 raise TimeoutError(f"the guardian {self.guardian_pid} has not ended after {timeout_s} s") from None
+            if self._guardian.returncode < 0:
+                self._replace_guardian()
             self._close()
         return self.outcome or Outcome(EXIT_REFUSED, Ending.LOST, text="the guardian was killed")
 
+    def _replace_guardian(self) -> None:
+        """A killed guardian takes its child along, but not the child's children."""
+        with contextlib.suppress(OSError):
+            fd = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._cgroup_fd)
+            with open(fd, "wb", buffering=0) as kill:
+                kill.write(b"1")
+        self.left += self._plan.cleanup
+
     def _close(self) -> None:
-        for fd in (self._status_fd, self._pidfd):
+        for fd in (self._status_fd, self._pidfd, self._cgroup_fd):
             if fd >= 0:
                 os.close(fd)
-        self._status_fd = self._pidfd = -1
+        self._status_fd = self._pidfd = self._cgroup_fd = -1
 
     def _is_readable(self, timeout_s: float | None) -> bool:
         poller = select.poll()

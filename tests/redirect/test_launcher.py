@@ -1,5 +1,6 @@
 """What a command under the launcher can no longer do. Real processes, a throw-away cgroup, the kernel's own account."""
 
+import ctypes
 import errno
 import os
 import platform
@@ -148,6 +149,24 @@ def test_grandchildren_are_covered(output: Output, cgroup: Path) -> None:
     assert status["Uid"].split() == [str(UID)] * 4
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert f"0::/{cgroup.name}" in text.splitlines()
+
+
+KEYRING = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+GET_KEYRING_ID, SESSION = 0, -3
+print(libc.syscall(ctypes.c_long(number), GET_KEYRING_ID, SESSION, 0), ctypes.get_errno())
+"""
+
+
+def test_the_command_does_not_possess_the_loaders_keys(output: Output) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = {"x86_64": 250, "aarch64": 219}[platform.machine()]
+    ours = libc.syscall(ctypes.c_long(number), 1, None)  # a session keyring for this process: it may have had none
+    if ours < 0:
+        pytest.skip("needs keyctl(2)")
+    assert int(output(python(KEYRING))[1].split()[0]) not in (ours, -1)
 
 
 # --- Descriptors ---------------------------------------------------------------------------------------------------

@@ -122,13 +122,30 @@ def test_signals_do_not_end_the_guardian(start: Start) -> None:
     assert launched.wait(20.0).number == signal.SIGINT
 
 
-def test_the_command_dies_with_its_guardian(start: Start) -> None:
-    launched = start("sleep", "1000")
+@pytest.mark.parametrize("early", [False, True])
+def test_the_command_dies_with_its_guardian(start: Start, early: bool) -> None:
+    read_fd, write_fd = os.pipe()
+    launched = start("sh", "-c", "echo; exec sleep 1000", stdout=write_fd)
+    os.close(write_fd)
+    if not early:
+        assert os.read(read_fd, 16) == b"\n"
+    os.close(read_fd)
     command = os.pidfd_open(launched.pid)
     os.kill(launched.guardian_pid, signal.SIGKILL)
     wait_for_end(command)
     os.close(command)
     assert launched.wait(20.0).kind is Ending.LOST
+
+
+def test_children_die_in_the_end_when_the_guardian_was_killed(start: Start, cgroup: Path) -> None:
+    launched = start("sh", "-c", "setsid sleep 1000 & echo", cleanup=("/run/racecar-test/never-was",))
+    launched.wait(20.0)
+    child = os.pidfd_open(int((cgroup / "cgroup.procs").read_text().split()[0]))
+    os.kill(launched.guardian_pid, signal.SIGKILL)
+    launched.finish()
+    wait_for_end(child)
+    os.close(child)
+    assert launched.left == ["/run/racecar-test/never-was"]
 
 
 # --- The end of the run --------------------------------------------------------------------------------------------
