@@ -516,55 +516,23 @@ class HttpConversation:
 
     def _log(self, reason: Reason, now: float, detail: str = "") -> None:
         """Record the outstanding request, which is over."""
-        call, answer = self._call, self._answer
+        call, answer, sent, answered = self._call, self._answer, self._response_bytes, self._answered
         assert call is not None
-        verdict = Verdict.AUDIT if call.audit else Verdict.FORWARDED
-        self._record(
-            call,
-            verdict,
-            reason or call.reason,
-            call.rule,
-            answer.head.status if answer is not None else 0,
-            self._response_bytes,
-            self._answered,
-            now,
-            "",
-            detail,
-        )
         self._call = self._answer = None
         self._answered = 0.0
         self._response_bytes = 0
+        verdict = Verdict.AUDIT if call.audit else Verdict.FORWARDED
+        status = 0 if answer is None else answer.head.status
+        self._record(call, verdict, reason or call.reason, call.rule, status, sent, answered, now, "", detail)
 
     def _record(
-        self,
-        call: Call | None,
-        verdict: Verdict,
-        reason: Reason,
-        rule: int,
-        status: int,
-        response_bytes: int,
-        answered: float,
-        now: float,
-        event: str,
-        detail: str,
-    ) -> None:
-        self.context.log(
-            self.tag,
-            HttpRecord(
-                verdict,
-                reason,
-                rule,
-                b"" if call is None else call.head.method,
-                b"" if call is None else call.path,
-                call is not None and call.has_query,
-                b"" if call is None else call.head.host,
-                status,
-                self._request_bytes,
-                response_bytes,
-                self._started,
-                answered,
-                now,
-                event,
-                detail,
-            ),
-        )
+        self, call: Call | None, verdict: Verdict, reason: Reason, rule: int, status: int, sent: int, answered: float,
+        now: float, event: str, detail: str
+    ) -> None:  # fmt: skip
+        method, path, has_query, host = b"", b"", False, b""
+        if call is not None:
+            method, path, has_query, host = call.head.method, call.path, call.has_query, call.head.host
+        times = (self._started, answered, now)
+        sizes = (self._request_bytes, sent)
+        record = HttpRecord(verdict, reason, rule, method, path, has_query, host, status, *sizes, *times, event, detail)
+        self.context.log(self.tag, record)
