@@ -1,0 +1,79 @@
+"""Judge HTTP requests by a rule set."""
+
+from typing import NamedTuple
+
+from racecar.policy.paths import examine
+from racecar.policy.reasons import Reason
+from racecar.policy.regex import Pattern, compile_pattern
+from racecar.policy.tables import HttpRule, RuleSet
+
+CACHED_VERDICTS = 1024  # of each of two generations
+CACHED_REQUEST_BYTES = 512
+
+
+class HttpVerdict(NamedTuple):
+    """`rule` is the number of the rule that allows, 0 for a denial."""
+
+    allow: bool
+    rule: int
+    reason: Reason
+
+
+_NO_RULE = HttpVerdict(False, 0, Reason.HTTP_NO_RULE)
+_WRONG_FORM = HttpVerdict(False, 0, Reason.HTTP_TARGET_FORM)
+
+
+class HttpMatcher:
+    """One rule set's rules, compiled. Verdicts of short requests are kept: a peer can fill the cache, not grow it."""
+
+    def __init__(self, ruleset: RuleSet) -> None:
+        if ruleset.kind != "http":
+            raise ValueError(f"a rule set of kind {ruleset.kind} does not judge HTTP requests")
+        self._rules = [_compiled(rule) for rule in ruleset.http]
+        self._young: dict[tuple[bytes, bytes], HttpVerdict] = {}
+        self._old: dict[tuple[bytes, bytes], HttpVerdict] = {}
+
+    def judge(self, method: bytes, target: bytes) -> HttpVerdict:
+        """The verdict on a request in origin form (`/path?query`), or `*` for OPTIONS.
+
+        A denial with HTTP_NO_RULE or HTTP_PATH_ENCODING is answered 403; HTTP_MALFORMED and HTTP_TARGET_FORM are
+        answered 400 and close.
+        """
+        key = (method, target)
+        verdict = self._young.get(key)
+        if verdict is not None:
+            return verdict
+        verdict = self._old.get(key) or self._judge(method, target)
+        if len(method) + len(target) <= CACHED_REQUEST_BYTES:
+            if len(self._young) >= CACHED_VERDICTS:
+                self._old, self._young = self._young, {}
+            self._young[key] = verdict
+        return verdict
+
+    def _judge(self, method: bytes, target: bytes) -> HttpVerdict:
+        if target == b"*":
+            return self._match(method, target, target) if method == b"OPTIONS" else _WRONG_FORM
+        normal, reason = examine(target)
+        if reason is not Reason.NONE:
+            return HttpVerdict(False, 0, reason)
+        return self._match(method, target, normal)
+
+    def _match(self, method: bytes, raw: bytes, normal: bytes) -> HttpVerdict:
+        """One and the same rule must match the path as sent and as servers understand it."""
+        for method_pattern, path_pattern, rule in self._rules:
+            if method_pattern is not None and not method_pattern.fullmatch(method):
+                continue
+            if path_pattern is not None:
+                if not path_pattern.fullmatch(raw):
+                    continue
+                if normal is not raw and not path_pattern.fullmatch(normal):
+                    continue
+            return HttpVerdict(True, rule, Reason.NONE)
+        return _NO_RULE
+
+
+def _compiled(rule: HttpRule) -> tuple[Pattern | None, Pattern | None, int]:
+    """Patterns were checked at load: PatternError here is a bug, and no verdict."""
+    method = compile_pattern(rule.method) if rule.method is not None else None
+    path = compile_pattern(rule.path) if rule.path is not None else None
+    return method, path, rule.rule

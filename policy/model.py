@@ -1,0 +1,203 @@
+"""Loaded policies as values, checked and complete: nothing here can fail."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+Network = IPv4Network | IPv6Network
+Labels = frozenset[tuple[str, str, str]]  # (source, key, value)
+
+Operator = Literal["In", "NotIn", "Exists", "DoesNotExist"]
+
+NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
+CLUSTER_LABEL = "io.cilium.k8s.policy.cluster"
+NAMESPACE_NAME_LABEL = "io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name"
+
+TCP, UDP, SCTP = 6, 17, 132
+ANY_PROTOCOL = (TCP, UDP, SCTP)  # what `protocol: ANY` means; a rule without toPorts covers every other one too
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRef:
+    """Where a rule stands, for logs and for the denied caller. `line` counts from 1."""
+
+    policy: str
+    namespace: str
+    kind: str
+    file: str
+    line: int
+    index: str
+    column: int = field(default=1, compare=False)
+
+    @property
+    def name(self) -> str:
+        """`NAMESPACE/POLICY egress[0].toPorts[0].rules.http[1]`."""
+        return f"{self.namespace}/{self.policy} {self.index}" if self.policy else self.index
+
+    @property
+    def place(self) -> str:
+        """`FILE:LINE`."""
+        return f"{self.file}:{self.line}"
+
+
+DEFAULT_DENY = RuleRef("", "", "", "", 0, "default deny")
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One condition of a selector; source `any` matches a label of every source."""
+
+    source: str
+    key: str
+    operator: Operator
+    values: frozenset[str] = frozenset()
+
+    def matches(self, labels: Labels) -> bool:
+        """As Kubernetes: NotIn is true of a workload without the label."""
+        found = {value for source, key, value in labels if key == self.key and self.source in ("any", source)}
+        if self.operator == "In":
+            return bool(found & self.values)
+        if self.operator == "NotIn":
+            return not found & self.values
+        return bool(found) == (self.operator == "Exists")
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """All requirements must hold; none at all matches everything."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Labels) -> bool:
+        return all(requirement.matches(labels) for requirement in self.requirements)
+
+    def is_disjoint(self, other: "Selector") -> bool:
+        """Whether one key of one source is asked to have different values.
+
+        A workload with the same key from two sources can still satisfy two `any` selectors: who needs to be sure
+        looks at the workload (`compile_workload`).
+        """
+        mine = {(r.source, r.key): r.values for r in self.requirements if r.operator == "In"}
+        return any(
+            r.operator == "In" and (r.source, r.key) in mine and not mine[r.source, r.key] & r.values
+            for r in other.requirements
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CidrBlock:
+    """Addresses of `network` that are in none of `excepted`."""
+
+    network: Network
+    excepted: tuple[Network, ...] = ()
+
+    def covers(self, network: Network) -> bool:
+        """Whether all of `network` is meant; it must be no wider than any exception inside it."""
+        return is_inside(network, self.network) and not any(is_inside(network, hole) for hole in self.excepted)
+
+
+def is_inside(inner: Network, outer: Network) -> bool:
+    """Whether every address of `inner` is in `outer`; never across versions."""
+    return (
+        inner.version == outer.version
+        and inner.prefixlen >= outer.prefixlen
+        and int(inner.network_address) >> (inner.max_prefixlen - outer.prefixlen)
+        == int(outer.network_address) >> (outer.max_prefixlen - outer.prefixlen)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Ports `first` to `last` of some protocols; 0 to 65535 are all ports."""
+
+    protocols: tuple[int, ...]
+    first: int
+    last: int
+
+    def overlaps(self, other: "PortRange") -> bool:
+        return (
+            self.first <= other.last
+            and other.first <= self.last
+            and not frozenset(self.protocols).isdisjoint(other.protocols)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HttpMatch:
+    """One HTTP rule: RE2 patterns, anchored at both ends; None matches everything."""
+
+    method: str | None
+    path: str | None
+    ref: RuleRef
+
+
+@dataclass(frozen=True, slots=True)
+class Layer7:
+    """The L7 rules of one `toPorts` item. `http` is empty for kind tcp."""
+
+    kind: Literal["http", "tcp"]
+    http: tuple[HttpMatch, ...]
+    ref: RuleRef
+
+
+@dataclass(frozen=True, slots=True)
+class PortRule:
+    """One item of `toPorts`; without `layer7` it allows the ports as they are."""
+
+    ports: tuple[PortRange, ...]
+    layer7: Layer7 | None
+    ref: RuleRef
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRule:
+    """One item of `egress`. `peers` None = every peer, () = nobody; `ports` None = every protocol and port."""
+
+    peers: tuple[CidrBlock, ...] | None
+    ports: tuple[PortRule, ...] | None
+    ref: RuleRef
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One rule section of a policy object (`spec`, or one of `specs`)."""
+
+    name: str
+    namespace: str
+    kind: str
+    file: str
+    line: int
+    selector: Selector
+    egress: tuple[EgressRule, ...]
+    egress_default_deny: bool
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def selects(self, namespace: str, labels: Labels) -> bool:
+        """Policies of these kinds reach workloads of their own namespace only."""
+        return namespace == self.namespace and self.selector.matches(labels)
+
+
+def parse_label_key(key: str, default_source: str) -> tuple[str, str]:
+    """`k8s:app` to (`k8s`, `app`); `app` to (default_source, `app`)."""
+    source, colon, name = key.partition(":")
+    return (source, name) if colon and source else (default_source, key.removeprefix(":"))
+
+
+def workload_labels(labels: Mapping[str, str], *, namespace: str, cluster: str) -> Labels:
+    """A workload's labels with the implied ones, which nobody can claim otherwise."""
+    own = {(*parse_label_key(key, "k8s"), value) for key, value in labels.items()}
+    implied = {
+        ("k8s", NAMESPACE_LABEL, namespace),
+        ("k8s", CLUSTER_LABEL, cluster),
+        ("k8s", NAMESPACE_NAME_LABEL, namespace),
+    }
+    taken = {key for _, key, _ in implied}
+    return frozenset(_without_keys(own, taken) | implied)
+
+
+def _without_keys(labels: Iterable[tuple[str, str, str]], keys: set[str]) -> set[tuple[str, str, str]]:
+    return {label for label in labels if label[1] not in keys}
