@@ -149,6 +149,8 @@ class Connection:
 
     def expired(self, now: float) -> None:
         """The wheel's call; may come early."""
+        if self.closed:
+            return
         self.due = math.inf
         if not self.server.ready and not self.server.closed:
             deadline = self.started + self.host.config.connect_timeout_s

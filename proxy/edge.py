@@ -13,6 +13,7 @@ Three rules keep it honest:
 
 import _socket
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -139,6 +140,8 @@ class End(RelayEnd):
             return -1
         except OSError as error:
             other.release_pipe()
+            if error.errno == errno.EINVAL:  # a socket whose kind cannot be spliced
+                return None
             raise LegError(self, error.errno or 0) from None
         other.piped = count
         other.queued += count
@@ -328,7 +331,10 @@ class Edge:
     def _not_an_end(self, fd: int) -> None:
         accept = self._listeners.get(fd)
         if accept is not None:
-            accept()
+            try:
+                accept()
+            except Exception:
+                logger.exception("accepting failed")
             return
         with contextlib.suppress(OSError):  # ended earlier in this batch
             self._epoll.unregister(fd)

@@ -106,7 +106,7 @@ class HttpConnection(Connection):
         self._keep_time()
 
     def drain(self) -> None:
-        if not self.closing:
+        if not self.closing and not self.closed:
             self._obey(self.conversation.drain())
 
     def lost(self, reason: Reason) -> None:

@@ -13,7 +13,7 @@ class EdgeConfig:
     """Limits and timeouts of the edge; checked once, at start."""
 
     connect_timeout_s: float = 10.0  # upstream dial; after it the client is reset
-    tcp_idle_timeout_s: float | None = None  # byte relays: reset after one to two of these without traffic; None = never
+    tcp_idle_timeout_s: float | None = None  # byte relays: reset after 1 to 2 of these without traffic; None = never
     close_timeout_s: float = 30.0  # a closed connection's last bytes, without progress; then it is reset
     timer_step_s: float = 0.25  # how late a timeout may be
     max_connections_per_workload: int = 16384  # further ones are reset

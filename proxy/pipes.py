@@ -8,6 +8,7 @@ pipe copies instead.
 import contextlib
 import fcntl
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from racecar.proxy.core.relay import PIPE_BYTES
@@ -42,9 +43,10 @@ def affordable_pipes() -> int:
 
 
 class PipePool:
-    """Hand out empty pipes of PIPE_BYTES."""
+    """Hand out empty pipes of PIPE_BYTES. `has_room` says whether two more descriptors may be opened."""
 
-    def __init__(self, *, max_pipes: int, max_per_workload: int) -> None:
+    def __init__(self, *, max_pipes: int, max_per_workload: int, has_room: Callable[[], bool] = lambda: True) -> None:
+        self._has_room = has_room
         self._max_pipes = max_pipes
         self._max_per_workload = max_per_workload
         self._free: list[Pipe] = []
@@ -77,7 +79,7 @@ class PipePool:
             self._close(self._free.pop())
 
     def _make(self) -> Pipe | None:
-        if self.open >= self._max_pipes:
+        if self.open >= self._max_pipes or not self._has_room():
             return None
         try:
             pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))

@@ -92,14 +92,16 @@ class Server:
         self._draining = False
         self.wheel: Wheel[Connection] = Wheel(step_s=config.timer_step_s)
         max_pipes = affordable_pipes() if config.max_pipes is None else config.max_pipes
-        self.pipes = PipePool(max_pipes=max_pipes, max_per_workload=config.max_pipes_per_workload)
+        self.descriptors = Descriptors(headroom=config.descriptor_headroom)
+        self.pipes = PipePool(
+            max_pipes=max_pipes, max_per_workload=config.max_pipes_per_workload, has_room=self._has_room
+        )
         self.edge = Edge(
             pipes=self.pipes,
             quota_of=_quota_of,
             events_per_turn=config.events_per_turn,
             closed=self._socket_closed,
         )
-        self.descriptors = Descriptors(headroom=config.descriptor_headroom)
         loop.add_reader(self.edge.fileno(), self.edge.turn)
 
     def listen(self, listener: socket.socket) -> None:
@@ -217,7 +219,7 @@ class Server:
         if record is None:
             self._refuse(sock, None, Reason.NO_RECORD)
             return
-        if not self.descriptors.room_for(2):
+        if not self._has_room():
             self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT)
             return
         use = self._use.get(record.workload) or WorkloadUse()
@@ -228,18 +230,19 @@ class Server:
         if policy is None or policy.kind not in ("tcp", "http") or (policy.kind == "http" and policy.matcher is None):
             self._refuse(sock, record, Reason.NO_LAYER)
             return
+        context = self._context(record, policy) if policy.kind == "http" else None
         upstream = self._dial(sock, record)
         if upstream is None:
             return
         sock.setblocking(False)
+        connection: Connection
+        if context is None:
+            connection = TcpConnection(self, sock, upstream, record, use)
+        else:
+            connection = HttpConnection(self, sock, upstream, record, use, context)
         self.descriptors.used += 2
         use.connections += 1
         self._use[record.workload] = use
-        connection: Connection
-        if policy.kind == "tcp":
-            connection = TcpConnection(self, sock, upstream, record, use)
-        else:
-            connection = HttpConnection(self, sock, upstream, record, use, self._context(record, policy))
         self.connections.add(connection)
         try:
             connection.start()
@@ -361,6 +364,10 @@ class Server:
             connection.abort(Reason.DRAINED)
         self.edge.reap()
         return len(left)
+
+    def _has_room(self) -> bool:
+        """True if two more descriptors stay clear of the head-room."""
+        return self.descriptors.room_for(2 + 2 * self.pipes.open)
 
     def _socket_closed(self) -> None:
         self.descriptors.used -= 1

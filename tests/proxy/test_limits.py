@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +18,12 @@ PATIENCE_S = 20.0
 
 # A relay in a process of its own: PORT of the origin and a descriptor limit in, PORT of the listener out.
 PROCESS = """
-import asyncio, ipaddress, resource, socket, sys, threading
+import asyncio, ipaddress, os, resource, socket, sys, threading
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.server import Server
 from racecar.redirect.abi import ConnectionRecord
 
-origin, limit, headroom = map(int, sys.argv[1:])
+origin, limit, headroom, reserve = map(int, sys.argv[1:])
 if limit:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
@@ -39,12 +39,16 @@ async def main():
         resolve=resolve, policy_for=lambda w, r: Policy(), log=lambda entry: print(entry.reason.name, flush=True))
     if headroom == 0:
         server.descriptors.limit = 1 << 30  # the count is wrong by design: only the kernel says no
+        if not reserve:
+            server.descriptors.release_reserve()
+        while (limit - len(os.listdir("/proc/self/fd"))) % 2 == 1:  # the listing counts itself, the listener is to come
+            os.dup(0)
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     server.listen(listener)
     print(listener.getsockname()[1], flush=True)
     def told():  # a line in: turns so far out
         sys.stdin.readline()
-        print("turns", server.edge.turns, flush=True)
+        print("turns", server.edge.turns, server.accepted, flush=True)
     asyncio.get_running_loop().add_reader(0, told)
     await asyncio.Event().wait()
 
@@ -53,12 +57,14 @@ asyncio.run(main())
 
 
 class RelayProcess:
-    def __init__(self, *, limit: int = 0, headroom: int = 64) -> None:
+    def __init__(self, *, limit: int = 0, headroom: int = 64, reserve: int = 1) -> None:
         self.origin = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.origin.settimeout(PATIENCE_S)
+        self.clients: list[socket.socket] = []
+        self.servers: list[socket.socket] = []
         port = self.origin.getsockname()[1]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(port), str(limit), str(headroom)],
+            [sys.executable, "-c", PROCESS, str(port), str(limit), str(headroom), str(reserve)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -70,14 +76,44 @@ class RelayProcess:
         return self.process.stdout.readline().strip()
 
     def turns(self) -> int:
+        return int(self.ask()[-1].split()[1])
+
+    def ask(self) -> list[str]:
+        """Why connections ended since the last question, then the turns of the loop."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        while not (line := self.line()).startswith("turns"):
-            pass
-        return int(line.split()[1])
+        lines = [self.line()]
+        while not lines[-1].startswith("turns"):
+            lines.append(self.line())
+        return lines
+
+    def dial(self, count: int) -> None:
+        for _ in range(count):
+            with contextlib.suppress(ConnectionResetError):  # it may be reset before we look
+                self.clients.append(socket.create_connection(self.address, timeout=PATIENCE_S))
+
+    def accept(self) -> socket.socket:
+        sock, _ = self.origin.accept()
+        sock.settimeout(PATIENCE_S)
+        self.servers.append(sock)
+        return sock
+
+    def answered(self) -> int:
+        """How many of the clients get a byte; the others must be reset."""
+        count = 0
+        for sock in self.clients:
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b"x"
+                count += 1
+        return count
+
+    def hang_up(self) -> None:
+        for sock in self.clients + self.servers:
+            sock.close()
 
     def close(self) -> None:
+        self.hang_up()
         self.process.kill()
         self.process.communicate()
         self.origin.close()
@@ -138,47 +174,34 @@ def test_no_descriptor_leaks_from_connections_of_every_fate(relay: Any, reset: A
 @pytest.mark.slow
 def test_near_the_descriptor_limit_new_connections_are_reset_with_a_reason(run: Any) -> None:
     process = run(limit=128, headroom=64)
-    clients, refused = [], 0
-    for _ in range(60):
-        client = socket.create_connection(process.address, timeout=PATIENCE_S)
-        clients.append(client)
-    for client in clients:
-        try:
-            client.sendall(b"x")
-            process.origin.settimeout(0.2 if refused else PATIENCE_S)
-            server, _ = process.origin.accept()
-            server.sendall(b"y")
-            assert client.recv(1) == b"y"
-            server.close()
-            client.close()
-        except ConnectionError:
-            refused += 1
-        except TimeoutError:
-            with pytest.raises(ConnectionError):
-                client.recv(1)
-            refused += 1
-    assert 30 < refused < 60
+    process.dial(60)
+    lines = process.ask()
+    while not lines[-1].endswith(" 60"):  # accepted
+        lines += process.ask()
+    refused = [line for line in lines if not line.startswith("turns")]
+    served = [process.accept() for _ in range(60 - len(refused))]
+    assert set(refused) == {"DESCRIPTOR_LIMIT"}
+    assert 15 < len(served) < 32
+    for server in served:
+        server.sendall(b"x")
+    assert process.answered() == len(served)
     assert process.process.poll() is None
-    lines = [process.line() for _ in range(60)]
-    assert lines.count("DESCRIPTOR_LIMIT") == refused
-    assert set(lines) <= {"DESCRIPTOR_LIMIT", "NONE", "DOWNSTREAM_RESET", "UPSTREAM_RESET"}
-    for client in clients:
-        client.close()
 
 
 @pytest.mark.slow
-def test_at_the_kernels_limit_clients_are_reset_and_the_loop_does_not_spin(run: Any) -> None:
-    process = run(limit=64, headroom=0)
-    clients = [socket.create_connection(process.address, timeout=PATIENCE_S) for _ in range(100)]
-    reasons: list[str] = []
-    while "DESCRIPTOR_LIMIT" not in reasons:
-        reasons.append(process.line())
+@pytest.mark.parametrize("reserve", [1, 0], ids=["reserve", "without reserve"])
+def test_at_the_kernels_limit_clients_are_reset_or_wait_and_the_loop_does_not_spin(run: Any, reserve: int) -> None:
+    process = run(limit=64, headroom=0, reserve=reserve)
+    process.dial(100)
+    for _ in range(20):
+        process.accept()
+    if reserve:
+        assert [process.line() for _ in range(50)] == ["DESCRIPTOR_LIMIT"] * 50
     before = process.turns()
     threading.Event().wait(0.2)  # the time in which a loop that spins makes thousands of turns
     assert process.turns() - before < 50
     assert process.process.poll() is None
-    for client in clients:
-        client.close()
+    process.hang_up()
     threading.Thread(target=echo, args=(process.origin,)).start()
     answer = b""
     while not answer:  # the means are back: served again, sooner or later
@@ -218,21 +241,41 @@ def test_a_killed_relay_resets_both_sides(run: Any) -> None:
                     sock.recv(1)
 
 
-def test_a_dial_that_gets_no_answer_is_given_up(start: Callable[..., Any]) -> None:
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A listener whose backlog is full: further SYNs are dropped."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        listener.settimeout(PATIENCE_S)
+        with socket.create_connection(listener.getsockname()):
+            yield listener
+
+
+def test_a_dial_that_gets_no_answer_is_given_up(start: Callable[..., Any], silent: socket.socket) -> None:
     relay = start(connect_timeout_s=0.05, timer_step_s=0.01)
-    with socket.socket() as silent:  # a full backlog of one: further SYNs are dropped
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(0)
-        relay.target = silent.getsockname()
-        fillers = [socket.socket() for _ in range(2)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(relay.target)
-        with pytest.raises(ConnectionResetError):
-            relay.dial().recv(1)
-        for filler in fillers:
-            filler.close()
+    relay.target = silent.getsockname()
+    with pytest.raises(ConnectionResetError):
+        relay.dial().recv(1)
     assert relay.wait_for_entries(1)[0].reason is Reason.DIAL_TIMEOUT
+
+
+@pytest.mark.slow  # the kernel repeats a SYN after a second
+@pytest.mark.parametrize("early", [b"early", b""])
+def test_bytes_and_fin_wait_for_a_slow_dial(relay: Any, silent: socket.socket, read_all: Any, early: bytes) -> None:
+    relay.target = silent.getsockname()
+    client = relay.dial()
+    client.sendall(early)
+    client.shutdown(socket.SHUT_WR)
+    relay.ask(lambda: None)
+    silent.accept()[0].close()
+    server, _ = silent.accept()
+    with server:
+        server.settimeout(PATIENCE_S)
+        assert read_all(server) == early
+        server.sendall(b"late")
+    assert read_all(client) == b"late"
+    assert relay.wait_for_entries(1)[0].reason is Reason.NONE
 
 
 def test_a_byte_relay_may_have_an_idle_timeout(start: Callable[..., Any]) -> None:
@@ -260,13 +303,17 @@ def test_drain_lets_a_byte_relay_end_and_resets_what_stays(relay: Any) -> None:
 
 
 def test_a_failing_log_harms_no_connection(relay: Any, caplog: Any) -> None:
+    told = threading.Event()
+
     def fail(entry: Any) -> None:
+        told.set()
         raise OSError("disk full")
 
     relay.ask(lambda: setattr(relay.server, "_log", fail))
     client, server = relay.pair()
     client.close()
     server.close()
+    assert told.wait(PATIENCE_S)
     client, server = relay.pair()
     client.sendall(b"x")
     assert server.recv(1) == b"x"
@@ -285,7 +332,7 @@ def test_a_resolver_that_fails_resets_its_client_only(relay: Any, caplog: Any) -
 
 
 def test_a_limit_without_room_is_said_at_start() -> None:
-    with pytest.raises(ValueError, match="leaves no room.*ulimit -n"):
+    with pytest.raises(ValueError, match=r"leaves no room.*ulimit -n"):
         Descriptors(headroom=1 << 30)
 
 
