@@ -16,7 +16,7 @@ from racecar.parsers.http1 import (
     response_length,
 )
 from racecar.policy.reasons import Reason
-from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, HttpVerdict, Judge
+from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, Judge
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -106,7 +106,7 @@ class Answer:
 class HttpContext:
     """One rule set in force. Make a new one for a new policy and give it to the conversations: caches go with it."""
 
-    __slots__ = ("_audit", "_events", "_judge", "_judged", "_rule_name", "answers", "calls", "config", "log")
+    __slots__ = ("_audit", "_events", "_judge", "_rule_name", "answers", "calls", "config", "log")
 
     def __init__(
         self,
@@ -127,7 +127,6 @@ class HttpContext:
         self.calls: Generations[bytes, Call] = Generations(config.max_cached_heads)
         self.answers: Generations[bytes, Answer] = Generations(config.max_cached_heads)
         self._judge = judge
-        self._judged: Generations[tuple[bytes, bytes], HttpVerdict] = Generations(config.max_cached_heads)
         self._rule_name = rule_name
         self._audit = audit
         prefix = secrets.token_hex(4) if event_prefix is None else event_prefix
@@ -159,7 +158,7 @@ class HttpContext:
         unsupported = _unsupported(head)
         if unsupported is not None:
             return Call(head, unsupported[0], 0, audit=False, detail=unsupported[1])
-        verdict = self._verdict(head.method, head.target)
+        verdict = self._judge.judge(head.method, head.target)
         body = head.length and head.method in _NO_BODY
         if not verdict.allow and not (body and self._audit):
             return Call(head, verdict.reason or Reason.HTTP_NO_RULE, verdict.rule, audit=self._audit)
@@ -167,14 +166,6 @@ class HttpContext:
             detail = "a body on GET, HEAD or DELETE"
             return Call(head, Reason.HTTP_BODY_NOT_ALLOWED, verdict.rule, audit=False, detail=detail)
         return Call(head, Reason.NONE, verdict.rule, audit=False)
-
-    def _verdict(self, method: bytes, target: bytes) -> HttpVerdict:
-        verdict = self._judged.get((method, target))
-        if verdict is None:
-            verdict = self._judge.judge(method, target)
-            if len(target) <= self.config.max_cached_head_bytes:
-                self._judged.put((method, target), verdict)
-        return verdict
 
     def refusal(self, reason: Reason, event: str, *, rule: int, detail: str, close: bool, head_only: bool) -> bytes:
         """Return the bytes that tell a caller it was refused. They quote nothing of the request."""
