@@ -111,7 +111,7 @@ class Connection:
     def unread(self, end: End) -> None:
         """An event on a leg that is not read: its error, a hang-up, or a late one."""
         end.raise_error()
-        if end.queued:
+        if end.queued and end.ready:
             self.writable(end)
         else:
             self.host.edge.mute(end)

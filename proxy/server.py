@@ -28,6 +28,20 @@ from racecar.proxy.timers import Wheel
 from racecar.redirect.abi import ConnectionRecord
 
 NO_MEANS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+# A client's own trouble, reported by accept(2): the next one may be sound.
+CLIENT_TROUBLE = frozenset(
+    (
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EPERM,
+        errno.ETIMEDOUT,
+    )
+)
 UNDER_WAY = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
 
 logger = logging.getLogger(__name__)
@@ -183,8 +197,8 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in NO_MEANS:
-                    continue  # the client's own network error; accept(2) asks to treat it so
+                if error.errno in CLIENT_TROUBLE:
+                    continue
                 if error.errno != errno.EMFILE or not self._accept_with_reserve(listener):
                     self._rest(listener)
                     return
