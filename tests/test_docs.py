@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from racecar.parsers.http1 import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from racecar.policy.load import load_text
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.limits import EdgeConfig
@@ -58,8 +59,6 @@ def test_every_reason_is_documented_under_its_number() -> None:
 
 @pytest.mark.parametrize("document", ["README.md", "docs/policy.md"])
 def test_policies_in_the_documents_load(document: str) -> None:
-    from racecar.policy.load import load_text
-
     policies = re.findall(r"^```yaml\n(.*?)^```", (CHECKOUT / document).read_text(), re.MULTILINE | re.DOTALL)
     assert policies
     for text in policies:
