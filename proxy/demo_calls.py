@@ -84,17 +84,9 @@ def curl(*arguments: str) -> tuple[str, ...]:
 
 def greet(service: Service, *, kind: str = "tcp") -> tuple[str, ...]:
     """Say hello and print the answer; bash because every user of the machine can run it."""
-    script = (
-        'exec 3<>"$1" && printf "%s" "$2" >&3 && IFS= read -r -t 10 -N "${#2}" answer <&3; printf "%s\\n" "$answer"'
-    )
-    return (
-        "bash",
-        "-c",
-        f'{script}; test -n "$answer"',
-        "bash",
-        f"/dev/{kind}/{service.address}/{service.port}",
-        GREETING,
-    )
+    say_and_read = 'printf "%s" "$2" >&3 && IFS= read -r -t 10 -N "${#2}" answer <&3'
+    script = f'exec 3<>"$1" && {say_and_read} && printf "%s\\n" "$answer"'
+    return ("bash", "-c", script, "bash", f"/dev/{kind}/{service.address}/{service.port}", GREETING)
 
 
 def _one(service: Service, method: str, path: str, verdict: str, *extra: str) -> Call:
