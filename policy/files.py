@@ -97,7 +97,7 @@ def _read_file(path: str, directory: str) -> bytes:
 
 
 def resolve_safely(path: str) -> str:
-    """The path without links. Raises UnsafeFileError if somebody else could change any part of the way, links included."""
+    """The path without links. Raises UnsafeFileError if somebody else could change any part of the way."""
     pending = os.path.join(os.getcwd(), path).split("/")
     current, links = "/", 0
     _check_owner(current, os.lstat(current))

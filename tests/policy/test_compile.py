@@ -1,0 +1,302 @@
+"""The compiled tables against a judge that reads the rules one by one."""
+
+import pickle
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from racecar.policy.compile import PolicyConflictError, compile_workload
+from racecar.policy.model import (
+    ANY_PROTOCOL,
+    TCP,
+    UDP,
+    CidrBlock,
+    EgressRule,
+    HttpMatch,
+    Layer7,
+    Network,
+    Policy,
+    PortRange,
+    PortRule,
+    RuleRef,
+    Selector,
+)
+from racecar.policy.tables import HOST, WORLD, CompiledWorkload, L4Verdict, Verdict, port_prefixes
+
+Address = IPv4Address | IPv6Address
+
+# Few addresses and ports, chosen so that networks nest, meet and leave holes.
+ADDRESSES = [
+    ip_address(text)
+    for text in "10.0.0.0 10.0.0.1 10.0.0.2 10.0.1.1 10.1.0.1 11.0.0.1 127.0.0.1 127.0.0.2 127.1.0.1 0.0.0.0 255.255.255.255 "
+    "::1 ::2 fd00::1 fd00::2 fd00:1::1 2001:db8::1 ::".split()
+]
+NETWORKS = [
+    ip_network(text)
+    for text in "0.0.0.0/0 10.0.0.0/8 10.0.0.0/16 10.0.0.0/24 10.0.0.0/31 10.0.0.1/32 10.1.0.0/16 127.0.0.0/8 127.0.0.0/30 127.0.0.1/32 "
+    "126.0.0.0/7 ::/0 ::1/128 ::/127 fd00::/8 fd00::/64 fd00::1/128".split()
+]
+PORTS = [0, 1, 2, 79, 80, 81, 443, 1023, 1024, 8079, 8080, 65534, 65535]
+PROTOCOLS = [1, 6, 17, 58, 132, 41]
+
+
+def ref(index: str) -> RuleRef:
+    return RuleRef("p", "default", "CiliumNetworkPolicy", "p.yaml", 1, index)
+
+
+def policy(*rules: EgressRule, default_deny: bool = True, selector: Selector | None = None, name: str = "p") -> Policy:
+    return Policy(name, "default", "CiliumNetworkPolicy", "p.yaml", 1, selector or Selector(), rules, default_deny)
+
+
+def compiled(*policies: Policy, labels: Mapping[str, str] | None = None) -> CompiledWorkload:
+    return compile_workload(policies, namespace="default", cluster="default", labels=labels or {})
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> CidrBlock:
+    network = draw(st.sampled_from(NETWORKS))
+    inside = [hole for hole in NETWORKS if hole.version == network.version and hole.subnet_of(network)]  # type: ignore[arg-type]
+    return CidrBlock(network, tuple(draw(st.lists(st.sampled_from(inside), max_size=2))))
+
+
+@st.composite
+def port_ranges(draw: st.DrawFn, protocols: tuple[tuple[int, ...], ...] = (ANY_PROTOCOL, (TCP,), (UDP,))) -> PortRange:
+    first, last = sorted((draw(st.sampled_from(PORTS)), draw(st.sampled_from(PORTS))))
+    return PortRange(draw(st.sampled_from(protocols)), first, last)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> list[Policy]:
+    made = []
+    for number in range(draw(st.integers(1, 3))):
+        rules = []
+        for index in range(draw(st.integers(0, 3))):
+            where = f"policies[{number}].egress[{index}]"
+            peers = draw(st.none() | st.lists(blocks(), max_size=3).map(tuple))
+            items = draw(st.none() | st.lists(st.booleans(), min_size=1, max_size=2))
+            ports = None
+            if items is not None:
+                ports = tuple(draw(port_rules(f"{where}.toPorts[{n}]", l7)) for n, l7 in enumerate(items))
+            rules.append(EgressRule(peers, ports, ref(where)))
+        made.append(policy(*rules, default_deny=draw(st.sampled_from([True, True, False])), name=f"p{number}"))
+    return made
+
+
+@st.composite
+def port_rules(draw: st.DrawFn, where: str, has_l7: bool) -> PortRule:
+    kinds: tuple[tuple[int, ...], ...] = ((TCP,),) if has_l7 else (ANY_PROTOCOL, (TCP,), (UDP,))
+    ranges = tuple(draw(st.lists(port_ranges(kinds), min_size=1, max_size=2)))
+    layer7 = Layer7("http", (HttpMatch("GET", f"/{where}", ref(f"{where}.http")),), ref(where)) if has_l7 else None
+    return PortRule(ranges, layer7, ref(where))
+
+
+def reaches(block: CidrBlock, address: Address, scope: int) -> bool:
+    network: Network = block.network
+    if address not in network or any(address in hole for hole in block.excepted):
+        return False
+    if scope == WORLD:
+        return True
+    loopback = ip_network("127.0.0.0/8") if network.version == 4 else ip_network("::1/128")
+    return network.prefixlen == network.max_prefixlen or network.subnet_of(loopback)  # type: ignore[arg-type]
+
+
+def oracle(
+    made: list[Policy], address: Address, scope: int, protocol: int, port: int
+) -> tuple[Verdict, set[str | None]]:
+    """The verdict, and the paths of the rules that judge requests (None: every request passes)."""
+    if not any(one.egress_default_deny for one in made):
+        return Verdict.ALLOW, set()
+    paths: set[str | None] = set()
+    is_redirected = False
+    for one in made:
+        for rule in one.egress:
+            if rule.peers is not None and not any(reaches(block, address, scope) for block in rule.peers):
+                continue
+            if rule.ports is None:
+                if rule.peers is not None:
+                    return Verdict.ALLOW, set()
+                continue
+            for item in rule.ports:
+                if not any(protocol in r.protocols and r.first <= port <= r.last for r in item.ports):
+                    continue
+                if item.layer7 is None:
+                    return Verdict.ALLOW, set()
+                is_redirected = True
+                paths |= {match.path for match in item.layer7.http}
+                paths |= set() if one.egress_default_deny else {None}
+    return (Verdict.REDIRECT, paths) if is_redirected else (Verdict.DENY, set())
+
+
+QUESTIONS = [(address, scope) for address in ADDRESSES for scope in ((HOST,) if address.is_loopback else (WORLD, HOST))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    policies(),
+    st.lists(
+        st.tuples(st.sampled_from(QUESTIONS), st.sampled_from(PROTOCOLS), st.sampled_from(PORTS)),
+        min_size=60,
+        max_size=60,
+    ),
+)
+@pytest.mark.slow
+def test_two_longest_prefix_matches_say_what_the_rules_say(
+    made: list[Policy], questions: list[tuple[tuple[Address, int], int, int]]
+) -> None:
+    tables = compiled(*made)
+    for (address, scope), protocol, port in questions:
+        verdict, paths = oracle(made, address, scope, protocol, port)
+        answer = tables.judge_l4(address, scope, protocol, port)
+        assert answer.verdict == verdict, (address, scope, protocol, port)
+        assert {rule.path for rule in tables.rulesets[answer.ruleset].http} == paths
+        assert (answer.ruleset > 0) == (verdict is Verdict.REDIRECT)
+        assert (answer.rule > 0) == (verdict is not Verdict.DENY and tables.egress_selected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(policies())
+@pytest.mark.slow
+def test_tables_hold_no_deny_no_duplicate_and_no_dangling_number(made: list[Policy]) -> None:
+    tables = compiled(*made)
+    peer_keys = [(e.scope, e.network) for e in tables.peers]
+    port_keys = [(e.peer, e.protocol, e.port, e.port_bits) for e in tables.ports]
+    assert len(set(peer_keys)) == len(peer_keys)
+    assert len(set(port_keys)) == len(port_keys)
+    for entry in tables.ports:
+        assert entry.verdict in (Verdict.ALLOW, Verdict.REDIRECT)
+        assert entry.ruleset < len(tables.rulesets)
+        assert entry.rule < len(tables.rules)
+        assert entry.port & (0xFFFF >> entry.port_bits) == 0
+    for ruleset in tables.rulesets[1:]:
+        assert all(0 < rule.rule < len(tables.rules) for rule in ruleset.http)
+    assert pickle.loads(pickle.dumps(tables)) == tables
+
+
+@given(st.integers(0, 65535), st.integers(0, 65535))
+@example(0, 65535)
+@example(1, 65535)
+@example(0, 65534)
+def test_prefixes_cover_a_range_of_ports_exactly(one: int, other: int) -> None:
+    first, last = sorted((one, other))
+    pieces = port_prefixes(first, last)
+    expected = first
+    for port, bits in pieces:
+        size = 1 << (16 - bits)
+        assert port == expected
+        assert port % size == 0
+        expected += size
+    assert expected == last + 1
+    assert len(pieces) <= 30
+
+
+def tcp(port: int, layer7: Layer7 | None = None) -> PortRule:
+    return PortRule((PortRange((TCP,), port, port),), layer7, ref(f"ports {port}"))
+
+
+def cidr(*networks: str) -> tuple[CidrBlock, ...]:
+    return tuple(CidrBlock(ip_network(network)) for network in networks)
+
+
+HTTP = Layer7("http", (HttpMatch("GET", "/jobs", ref("http")),), ref("rules"))
+RELAY = Layer7("tcp", (), ref("relay"))
+
+
+def test_a_workload_that_no_policy_selects_may_do_everything() -> None:
+    tables = compiled()
+    assert not tables.egress_selected
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80) == L4Verdict(Verdict.ALLOW, 0, 0)
+    assert tables.policies == ()
+
+
+def test_a_rule_without_peers_and_ports_selects_and_matches_nothing() -> None:
+    tables = compiled(policy(EgressRule(None, None, ref("egress[0]"))))
+    assert tables.egress_selected
+    assert tables.ports == ()
+    assert tables.judge_l4(ip_address("127.0.0.1"), HOST, TCP, 80).verdict is Verdict.DENY
+
+
+def test_tables_that_are_empty_deny() -> None:
+    empty = CompiledWorkload(False, (), (), (), (), ())
+    assert empty.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.DENY
+
+
+def test_the_world_is_not_the_host() -> None:
+    tables = compiled(policy(EgressRule(cidr("0.0.0.0/0", "::/0"), None, ref("world"))))
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, 1, 0).verdict is Verdict.ALLOW
+    assert tables.judge_l4(ip_address("10.0.0.1"), HOST, TCP, 80).verdict is Verdict.DENY
+    assert tables.judge_l4(ip_address("127.0.0.1"), HOST, TCP, 80).verdict is Verdict.DENY
+    assert tables.judge_l4(ip_address("::1"), HOST, TCP, 80).verdict is Verdict.DENY
+
+
+def test_an_exact_address_names_the_host() -> None:
+    tables = compiled(policy(EgressRule(cidr("10.0.0.1/32", "127.0.0.0/8"), None, ref("host"))))
+    assert tables.judge_l4(ip_address("10.0.0.1"), HOST, TCP, 80).verdict is Verdict.ALLOW
+    assert tables.judge_l4(ip_address("127.9.9.9"), HOST, TCP, 80).verdict is Verdict.ALLOW
+
+
+def test_mapped_addresses_are_judged_as_ipv4() -> None:
+    tables = compiled(policy(EgressRule(cidr("10.0.0.0/8"), None, ref("v4"))))
+    assert tables.judge_l4(ip_address("::ffff:10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.ALLOW
+    other = compiled(policy(EgressRule(cidr("::/0"), None, ref("v6"))))
+    assert other.judge_l4(ip_address("::ffff:10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.DENY
+
+
+def test_a_narrow_network_keeps_what_wider_ones_allow() -> None:
+    tables = compiled(
+        policy(
+            EgressRule(cidr("10.0.0.0/8"), (tcp(80),), ref("wide")),
+            EgressRule(cidr("10.0.0.1/32"), (tcp(443),), ref("narrow")),
+            EgressRule(None, (tcp(53),), ref("anywhere")),
+        )
+    )
+    for port in (80, 443, 53):
+        assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, port).verdict is Verdict.ALLOW
+    assert tables.judge_l4(ip_address("10.0.0.2"), WORLD, TCP, 443).verdict is Verdict.DENY
+    assert tables.judge_l4(ip_address("11.0.0.2"), WORLD, TCP, 53).verdict is Verdict.ALLOW
+
+
+def test_exceptions_are_cut_out() -> None:
+    block = CidrBlock(ip_network("10.0.0.0/8"), (ip_network("10.1.0.0/16"),))
+    tables = compiled(policy(EgressRule((block,), None, ref("set"))))
+    assert tables.judge_l4(ip_address("10.2.0.1"), WORLD, UDP, 80).verdict is Verdict.ALLOW
+    assert tables.judge_l4(ip_address("10.1.0.1"), WORLD, UDP, 80).verdict is Verdict.DENY
+
+
+def test_a_plain_allow_cancels_l7_rules_only_for_the_peers_it_covers() -> None:
+    tables = compiled(
+        policy(
+            EgressRule(cidr("10.0.0.0/8"), (tcp(80, HTTP),), ref("l7")),
+            EgressRule(cidr("10.0.0.1/32"), None, ref("plain")),
+        )
+    )
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.ALLOW
+    assert tables.judge_l4(ip_address("10.0.0.2"), WORLD, TCP, 80).verdict is Verdict.REDIRECT
+
+
+def test_two_kinds_of_l7_rules_on_one_port_are_an_error() -> None:
+    rules = (EgressRule(None, (tcp(80, HTTP),), ref("a")), EgressRule(cidr("10.0.0.0/8"), (tcp(80, RELAY),), ref("b")))
+    with pytest.raises(PolicyConflictError, match="http rules and .* tcp rules"):
+        compiled(policy(*rules))
+
+
+def test_rule_sets_and_rules_name_their_origin() -> None:
+    tables = compiled(policy(EgressRule(None, (tcp(80, HTTP),), ref("l7"))))
+    answer = tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80)
+    assert tables.rules[0].name == "default deny"
+    assert tables.rules[answer.rule].name == "default/p ports 80"
+    (rule,) = tables.rulesets[answer.ruleset].http
+    assert tables.rules[rule.rule].name == "default/p http"
+
+
+@pytest.mark.slow
+def test_thousands_of_networks_compile_in_seconds() -> None:
+    rules = tuple(
+        EgressRule(cidr(f"10.{n >> 8}.{n & 255}.0/24"), (tcp(1 + n % 50),), ref(f"egress[{n}]")) for n in range(10000)
+    )
+    tables = compiled(policy(*rules))
+    assert len(tables.peers) == 10000
+    assert tables.judge_l4(ip_address("10.1.2.3"), WORLD, TCP, 1 + 258 % 50).verdict is Verdict.ALLOW
+    assert tables.judge_l4(ip_address("10.1.2.3"), WORLD, TCP, 2 + 258 % 50).verdict is Verdict.DENY
