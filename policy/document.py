@@ -156,6 +156,8 @@ class _Builder:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            if "nesting depth" in str(error.problem):  # libyaml looks ahead: its own limit may come first
+                raise DocumentError(line, column, f"nested deeper than {MAX_NESTING} levels") from None
             parts = (error.context, error.problem)
             raise DocumentError(line, column, f"not YAML: {', '.join(part for part in parts if part)}") from None
         except (yaml.YAMLError, ValueError, OverflowError) as error:

@@ -4,7 +4,7 @@ import os
 import stat
 from dataclasses import dataclass, field
 
-from racecar.policy.findings import Finding, shown
+from racecar.policy.findings import Finding
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 MAX_LINKS = 40  # as the kernel
@@ -79,7 +79,7 @@ def _read_file(path: str, directory: str) -> bytes:
     """The bytes of a regular file. A link must end inside `directory`, which has no links in its path itself."""
     resolved = resolve_safely(path)
     if os.path.commonpath((resolved, directory)) != directory:
-        raise UnsafeFileError(f"the link leads to {shown(resolved)}, outside {shown(directory)}")
+        raise UnsafeFileError(f'the link leads to "{resolved}", outside "{directory}"')
     checked = os.lstat(resolved)
     if not stat.S_ISREG(checked.st_mode):
         raise UnsafeFileError("not a regular file")
@@ -127,11 +127,11 @@ def resolve_safely(path: str) -> str:
 def _check_owner(path: str, status: os.stat_result) -> None:
     """Owned by root or by us; others may write only to a sticky directory, where each may change only his own."""
     if status.st_uid not in (0, os.geteuid()):
-        raise UnsafeFileError(f"{shown(path)} belongs to user {status.st_uid}; root or user {os.geteuid()} must own it")
+        raise UnsafeFileError(f'"{path}" belongs to user {status.st_uid}; root or user {os.geteuid()} must own it')
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if stat.S_ISLNK(status.st_mode) or is_sticky:
         return
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UnsafeFileError(
-            f"{shown(path)} is writable by others (mode {stat.S_IMODE(status.st_mode):04o}); chmod go-w it"
+            f'"{path}" is writable by others (mode {stat.S_IMODE(status.st_mode):04o}); chmod go-w it'
         )

@@ -138,9 +138,10 @@ class _File:
         """Rules are known by kind, namespace and name: two objects of one name would be one in a cluster."""
         for policy in policies[:1]:
             key = (policy.kind, policy.namespace, policy.name)
-            first = self._objects.setdefault(key, f"{self._path}:{node.line}")
-            if first != f"{self._path}:{node.line}":
-                self._report.error(node, f"{policy.kind} {policy.full_name} stands already at {first}")
+            if key in self._objects:
+                text = f"{policy.kind} {policy.full_name} stands already at {self._objects[key]}"
+                self._report.error(node, text)
+            self._objects[key] = f"{self._path}:{node.line}"
 
     def _list(self, node: Node) -> None:
         top = fields(self._report, node, "List", ("apiVersion", "kind", "metadata", "items"))

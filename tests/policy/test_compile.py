@@ -7,7 +7,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from racecar.policy.compile import PolicyConflictError, compile_workload
 from racecar.policy.model import (
     ANY_PROTOCOL,
@@ -30,14 +29,17 @@ Address = IPv4Address | IPv6Address
 
 # Few addresses and ports, chosen so that networks nest, meet and leave holes.
 ADDRESSES = [
-    ip_address(text)
-    for text in "10.0.0.0 10.0.0.1 10.0.0.2 10.0.1.1 10.1.0.1 11.0.0.1 127.0.0.1 127.0.0.2 127.1.0.1 0.0.0.0 255.255.255.255 "
-    "::1 ::2 fd00::1 fd00::2 fd00:1::1 2001:db8::1 ::".split()
+    *(IPv4Address("10.0.0.0") + offset for offset in (0, 1, 2, 257, 65537, 1 << 24)),
+    *(IPv4Address("127.0.0.0") + offset for offset in (1, 2, 65537)),
+    *(IPv4Address(offset) for offset in (0, 2**32 - 1)),
+    *(IPv6Address(offset) for offset in (0, 1, 2)),
+    *(IPv6Address("fd00::") + offset for offset in (1, 2, (1 << 64) + 1)),
 ]
 NETWORKS = [
-    ip_network(text)
-    for text in "0.0.0.0/0 10.0.0.0/8 10.0.0.0/16 10.0.0.0/24 10.0.0.0/31 10.0.0.1/32 10.1.0.0/16 127.0.0.0/8 127.0.0.0/30 127.0.0.1/32 "
-    "126.0.0.0/7 ::/0 ::1/128 ::/127 fd00::/8 fd00::/64 fd00::1/128".split()
+    *(ip_network((10 << 24, bits)) for bits in (8, 16, 24, 31)),
+    *(ip_network((127 << 24, bits)) for bits in (8, 30)),
+    *map(ip_network, ("0.0.0.0/0", "10.0.0.1/32", "10.1.0.0/16", "126.0.0.0/7", "127.0.0.1/32")),
+    *map(ip_network, ("::/0", "::/127", "::1/128", "fd00::/8", "fd00::/64", "fd00::1/128")),
 ]
 PORTS = [0, 1, 2, 79, 80, 81, 443, 1023, 1024, 8079, 8080, 65534, 65535]
 PROTOCOLS = [1, 6, 17, 58, 132, 41]
@@ -278,7 +280,7 @@ def test_a_plain_allow_cancels_l7_rules_only_for_the_peers_it_covers() -> None:
 
 def test_two_kinds_of_l7_rules_on_one_port_are_an_error() -> None:
     rules = (EgressRule(None, (tcp(80, HTTP),), ref("a")), EgressRule(cidr("10.0.0.0/8"), (tcp(80, RELAY),), ref("b")))
-    with pytest.raises(PolicyConflictError, match="http rules and .* tcp rules"):
+    with pytest.raises(PolicyConflictError, match=r"http rules and .* tcp rules"):
         compiled(policy(*rules))
 
 
