@@ -269,6 +269,7 @@ class Edge:
 
     def guard(self, owner: Owner, call: Callable[[], None]) -> None:
         """Run `call` on behalf of `owner` outside of a batch, with the same safety."""
+        self.now = time.monotonic()
         try:
             call()
         except LegError as failure:

@@ -1,5 +1,8 @@
 """HTTP/1.1 on two legs: what is read goes to the conversation, what it commands is done."""
 
+from collections.abc import Iterable
+from itertools import groupby
+
 from racecar.policy.reasons import Reason
 from racecar.proxy.connections import Connection, Host
 from racecar.proxy.core.http1 import HttpConversation
@@ -9,6 +12,7 @@ from racecar.proxy.core.http1_types import (
     Abort,
     Close,
     CloseServer,
+    Command,
     Commands,
     EndClient,
     EndServer,
@@ -20,6 +24,19 @@ from racecar.proxy.core.relay import BODY_BYTES, HEAD_BYTES, READ_BYTES, portion
 from racecar.proxy.edge import End, RawSocket
 from racecar.proxy.limits import WorkloadUse
 from racecar.redirect.abi import ConnectionRecord
+
+
+def joined(commands: Commands) -> Iterable[Command]:
+    """Make one command of answers that follow one another: a read may hold hundreds of denied requests."""
+    if len(commands) < 3:
+        return commands
+    out: list[Command] = []
+    for kind, group in groupby(commands, key=type):
+        if kind is ToClient:
+            out.append(ToClient(b"".join(command.data for command in group if isinstance(command, ToClient))))
+        else:
+            out += group
+    return out
 
 
 class HttpConnection(Connection):
@@ -141,7 +158,7 @@ class HttpConnection(Connection):
     def _obey(self, commands: Commands) -> None:
         """Do what the conversation says, then tell epoll what the legs wait for."""
         client, server = self.client, self.server
-        for command in commands:
+        for command in joined(commands):
             if isinstance(command, ToServer):
                 server.write(command.data)
             elif isinstance(command, ToClient):

@@ -11,7 +11,8 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv6Address
 from typing import Protocol
 
@@ -46,7 +47,7 @@ UNDER_WAY = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
 
 logger = logging.getLogger(__name__)
 
-type_open_socket = Callable[[ConnectionRecord], RawSocket]
+SocketOpener = Callable[[ConnectionRecord], RawSocket]
 
 
 class LayerPolicy(Protocol):
@@ -83,7 +84,7 @@ class Server:
         resolve: Callable[[int], ConnectionRecord | None],
         policy_for: Callable[[int, int], LayerPolicy | None],
         log: Callable[[LogEntry], None],
-        open_socket: type_open_socket = open_local_socket,
+        open_socket: SocketOpener = open_local_socket,
         http_config: HttpConfig | None = None,
     ) -> None:
         self.config = config
@@ -338,7 +339,7 @@ class Server:
         )
 
     def _resume(self, listener: socket.socket) -> None:
-        self.edge.listen(listener.fileno(), lambda: self._accept(listener))
+        self.edge.listen(listener.fileno(), partial(self._accept, listener))
 
     def _rest(self, listener: socket.socket) -> None:
         """Leave a listener alone for a while: it stays readable, and asking again at once would spin."""
@@ -366,17 +367,16 @@ class Server:
 
     def _on_tick(self) -> None:
         self._tick = None
-        now = self.edge.now = time.monotonic()
+        now = time.monotonic()
         for connection in self.wheel.expire(now):
-            self.edge.guard(connection, lambda connection=connection: connection.expired(now))  # type: ignore[misc]
+            self.edge.guard(connection, partial(connection.expired, now))
         if self.wheel:
             self.arm()
 
     def _abort_all(self) -> int:
         left = list(self.connections)
         for connection in left:
-            connection.abort(Reason.DRAINED)
-        self.edge.reap()
+            self.edge.guard(connection, partial(connection.abort, Reason.DRAINED))
         return len(left)
 
     def _has_room(self) -> bool:
@@ -390,11 +390,3 @@ class Server:
 def _quota_of(owner: Owner) -> PipeQuota:
     assert isinstance(owner, Connection)
     return owner.use.pipes
-
-
-def listeners_on(addresses: Iterable[tuple[str, int]], *, backlog: int = 4096) -> list[socket.socket]:
-    """Bound listening sockets, for set-ups in which the loader does not hand them over."""
-    return [
-        socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET, backlog=backlog)
-        for address in addresses
-    ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -179,6 +180,7 @@ def test_a_long_body_is_exact_and_goes_through_the_kernel(relay: Any, sender: An
     assert read_answer(client) == ANSWER
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_refusals_is_not_read(relay: Any) -> None:
     client, _ = relay.pair()
     client.setblocking(False)
@@ -194,6 +196,18 @@ def test_a_client_that_does_not_read_its_refusals_is_not_read(relay: Any) -> Non
     assert relay.ask(lambda: max(c.client.queued for c in relay.server.connections)) < MEGABYTE
 
 
+def test_refusals_in_one_read_are_all_answered_in_order(relay: Any, read_all: Any) -> None:
+    client, _ = relay.pair()
+    client.sendall(DENIED * 200)
+    client.shutdown(socket.SHUT_WR)
+    answers = read_all(client)
+    assert answers.count(b"HTTP/1.1 403 ") == 200
+    entries = relay.wait_for_entries(201)
+    events = [entry.http.event.encode() for entry in entries[:200]]
+    places = [answers.index(b"event " + event + b"\n") for event in events]
+    assert places == sorted(places)
+
+
 def test_a_head_that_does_not_come_in_time_is_answered_with_408(start: Any, read_all: Any) -> None:
     relay = start("http", http=HttpConfig(head_timeout_s=0.05, linger_timeout_s=0.05), timer_step_s=0.01)
     client, _ = relay.pair()
@@ -207,6 +221,43 @@ def test_an_idle_connection_is_closed_in_order(start: Any, read_all: Any) -> Non
     assert read_all(client) == read_all(server) == b""
     (entry,) = relay.wait_for_entries(1)
     assert entry.reason is Reason.IDLE_TIMEOUT
+
+
+def stalled_download(relay: Any) -> tuple[socket.socket, int]:
+    """A client that does not read, and the size of the answer that the origin has sent in full."""
+    client, server = relay.pair()
+    client.sendall(ALLOWED)
+    assert server.recv(1000) == ALLOWED
+    sent = server.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    while not relay.ask(lambda: any(connection.client.queued for connection in relay.server.connections)):
+        sent += server.send(bytes(65536))
+    sent += server.send(b"the last bytes")
+    server.close()
+    return client, sent
+
+
+@pytest.mark.slow
+def test_a_slow_reader_gets_all_of_a_last_answer_however_late(start: Any) -> None:
+    relay = start("http", http=HttpConfig(linger_timeout_s=0.02), timer_step_s=0.01)
+    client, total = stalled_download(relay)
+    got = 0
+    while data := client.recv(MEGABYTE):
+        got += len(data)
+        threading.Event().wait(0.03)  # longer than every timeout but the one that wants no progress at all
+    assert got == total
+
+
+@pytest.mark.slow
+def test_a_closed_connection_whose_reader_never_reads_is_given_up(start: Any, read_all: Any) -> None:
+    relay = start("http", http=HttpConfig(idle_timeout_s=0.2), timer_step_s=0.01, close_timeout_s=0.05)
+    client, _ = relay.pair()
+    while not relay.ask(lambda: any(connection.client.queued for connection in relay.server.connections)):
+        client.sendall(DENIED * 100)
+    while relay.ask(lambda: relay.server.connections):
+        pass
+    with pytest.raises(ConnectionResetError):
+        read_all(client)
+    assert relay.wait_for_entries(1)[-1].reason is Reason.IDLE_TIMEOUT
 
 
 def test_drain_closes_idle_connections_at_once_and_lets_a_request_end(relay: Any, read_all: Any) -> None:
