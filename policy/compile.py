@@ -18,6 +18,7 @@ from racecar.policy.model import (
     Policy,
     RuleRef,
     is_inside,
+    network_key,
     workload_labels,
 )
 from racecar.policy.tables import (
@@ -36,6 +37,8 @@ from racecar.policy.tables import (
 
 LOOPBACK_NETWORKS: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
+_ALL_IPV4 = IPv4Network("0.0.0.0/0")
+_MAPPED = IPv6Network("::ffff:0:0/96")
 _NO_RULESET = RuleSet("none", (), DEFAULT_DENY)
 
 
@@ -86,11 +89,6 @@ def compile_workload(
     return _Compiler(_grants(selecting)).tables(names)
 
 
-def _network_key(network: Network, bits: int) -> tuple[int, int, int]:
-    """What names the network of `bits` around `network`."""
-    return network.version, bits, int(network.network_address) >> (network.max_prefixlen - bits)
-
-
 def _grants(policies: Iterable[Policy]) -> list[_Grant]:
     grants: list[_Grant] = []
     for policy in policies:
@@ -118,7 +116,7 @@ class _Compiler:
         self._blocks: dict[tuple[int, int, int], list[tuple[_Grant, CidrBlock]]] = {}
         for grant in grants:
             for block in grant.peers or ():
-                key = _network_key(block.network, block.network.prefixlen)
+                key = network_key(block.network, block.network.prefixlen)
                 self._blocks.setdefault(key, []).append((grant, block))
 
     def tables(self, names: tuple[str, ...]) -> CompiledWorkload:
@@ -140,7 +138,7 @@ class _Compiler:
         """The rules that hold for all of `network`, found by its wider networks: not by a walk over all rules."""
         found = {grant.order: grant for grant in self._anywhere}
         for bits in range(network.prefixlen + 1):
-            for grant, block in self._blocks.get(_network_key(network, bits), ()):
+            for grant, block in self._blocks.get(network_key(network, bits), ()):
                 if block.covers(network) and (scope == WORLD or reaches_own_addresses(block.network)):
                     found[grant.order] = grant
         return tuple(found[order] for order in sorted(found))
@@ -150,6 +148,9 @@ class _Compiler:
         blocks = {block for grant in self._grants for block in grant.peers or ()}
         networks = {network for block in blocks for network in (block.network, *block.excepted)}
         ordered = sorted(networks, key=lambda n: (n.version, int(n.network_address), n.prefixlen))
+        # One trie may hold both versions, IPv4 as v4-mapped: ::/0 must not become a peer of IPv4 addresses.
+        if any(is_inside(_MAPPED, network) for network in networks) and _ALL_IPV4 not in networks:
+            ordered.insert(0, _ALL_IPV4)
         world = [(WORLD, n) for n in ordered if not any(is_inside(n, outer) for outer in LOOPBACK_NETWORKS)]
         return world + [(HOST, n) for n in ordered if reaches_own_addresses(n)]
 

@@ -1,16 +1,21 @@
 """Find rules that cannot stand beside each other, or that mean less than they seem to."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 
 from racecar.policy.findings import Finding
-from racecar.policy.model import CidrBlock, Layer7, Policy, PortRange, RuleRef, is_inside
+from racecar.policy.model import CidrBlock, Layer7, Policy, PortRange, RuleRef, is_inside, network_key
+
+_WIDTH = {4: 32, 6: 128}
 
 
 @dataclass(frozen=True, slots=True)
 class _Reach:
     """A rule with whom and what it covers; `ports` None = every protocol and port."""
 
+    order: int  # place among all rules
     policy: Policy
     peers: tuple[CidrBlock, ...] | None
     ports: tuple[PortRange, ...] | None
@@ -27,38 +32,69 @@ class _Reach:
         )
 
 
+class _Index:
+    """Rules by their networks, so that a rule is compared with those near it and not with all."""
+
+    def __init__(self, reaches: Iterable[_Reach]) -> None:
+        self._all = list(reaches)
+        self._anywhere = [reach for reach in self._all if reach.peers is None]
+        self._by_network: dict[tuple[int, int, int], list[_Reach]] = {}
+        for reach in self._all:
+            for block in reach.peers or ():
+                self._by_network.setdefault(network_key(block.network, block.network.prefixlen), []).append(reach)
+        self._starts = sorted({(key[0], key[2] << (_WIDTH[key[0]] - key[1]), key) for key in self._by_network})
+
+    def near(self, reach: _Reach) -> Iterator[_Reach]:
+        """Every rule whose peers may meet those of `reach`, some of them twice."""
+        if reach.peers is None:
+            yield from self._all
+            return
+        yield from self._anywhere
+        for block in reach.peers:
+            network = block.network
+            for bits in range(network.prefixlen + 1):
+                yield from self._by_network.get(network_key(network, bits), ())
+            first = bisect_left(self._starts, (network.version, int(network.network_address)))
+            for version, start, key in islice(self._starts, first, None):
+                if version != network.version or start > int(network.broadcast_address):
+                    break
+                yield from self._by_network[key]
+
+
 def check(policies: Sequence[Policy]) -> list[Finding]:
     """Errors for two L7 kinds that meet, warnings for L7 rules that an L4 allow cancels; one for each rule."""
     reaches = list(_reaches(policies))
-    plain = [reach for reach in reaches if reach.layer7 is None]
+    plain = _Index(reach for reach in reaches if reach.layer7 is None)
+    relays = _Index(reach for reach in reaches if reach.layer7 is not None and reach.layer7.kind == "tcp")
     findings = []
-    kinds: dict[str, list[_Reach]] = {}
     for reach in reaches:
         if reach.layer7 is None:
             continue
-        others = [other for kind, known in kinds.items() if kind != reach.layer7.kind for other in known]
-        findings += [_two_kinds(reach, other) for other in _first(reach, others)]
+        if reach.layer7.kind != "tcp":
+            findings += [_two_kinds(*sorted((reach, other), key=_order)) for other in _first(reach, relays)]
         findings += [_cancelled(reach, other) for other in _first(reach, plain)]
-        kinds.setdefault(reach.layer7.kind, []).append(reach)
     return findings
 
 
-def _first(reach: _Reach, others: Iterable[_Reach]) -> Iterator[_Reach]:
-    for other in others:
-        if reach.meets(other):
-            yield other
-            return
+def _order(reach: _Reach) -> int:
+    return -reach.order
+
+
+def _first(reach: _Reach, index: _Index) -> list[_Reach]:
+    """One rule that `reach` meets, or none."""
+    return next(([other] for other in index.near(reach) if reach.meets(other)), [])
 
 
 def _reaches(policies: Sequence[Policy]) -> Iterator[_Reach]:
+    order = count()
     for policy in policies:
         for rule in policy.egress:
             if rule.ports is None:
                 if rule.peers:
-                    yield _Reach(policy, rule.peers, None, rule.ref, None)
+                    yield _Reach(next(order), policy, rule.peers, None, rule.ref, None)
                 continue
             for item in rule.ports:
-                yield _Reach(policy, rule.peers, item.ports, item.ref, item.layer7)
+                yield _Reach(next(order), policy, rule.peers, item.ports, item.ref, item.layer7)
 
 
 def _two_kinds(reach: _Reach, other: _Reach) -> Finding:

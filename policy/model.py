@@ -107,6 +107,11 @@ def is_inside(inner: Network, outer: Network) -> bool:
     )
 
 
+def network_key(network: Network, bits: int) -> tuple[int, int, int]:
+    """What names the network of `bits` around `network`: version, bits and the bits themselves."""
+    return network.version, bits, int(network.network_address) >> (network.max_prefixlen - bits)
+
+
 @dataclass(frozen=True, slots=True)
 class PortRange:
     """Ports `first` to `last` of some protocols; 0 to 65535 are all ports."""

@@ -132,6 +132,19 @@ def oracle(
     return (Verdict.REDIRECT, paths) if is_redirected else (Verdict.DENY, set())
 
 
+def peer_in_one_trie(tables: CompiledWorkload, address: Address, scope: int) -> int:
+    """The peer where one trie of 128 bits holds both versions, IPv4 as v4-mapped, as in the kernel."""
+    number = int(address) + ((0xFFFF << 32) if address.version == 4 else 0)
+    best = (-1, 0)
+    for entry in tables.peers:
+        is_v4 = entry.network.version == 4
+        first = int(entry.network.network_address) + ((0xFFFF << 32) if is_v4 else 0)
+        bits = entry.network.prefixlen + (96 if is_v4 else 0)
+        if entry.scope == scope and number >> (128 - bits) == first >> (128 - bits):
+            best = max(best, (bits, entry.peer))
+    return best[1]
+
+
 QUESTIONS = [(address, scope) for address in ADDRESSES for scope in ((HOST,) if address.is_loopback else (WORLD, HOST))]
 
 
@@ -153,6 +166,7 @@ def test_two_longest_prefix_matches_say_what_the_rules_say(
         verdict, paths = oracle(made, address, scope, protocol, port)
         answer = tables.judge_l4(address, scope, protocol, port)
         assert answer.verdict == verdict, (address, scope, protocol, port)
+        assert peer_in_one_trie(tables, address, scope) == tables._peer(address, scope)
         assert {rule.path for rule in tables.rulesets[answer.ruleset].http} == paths
         assert (answer.ruleset > 0) == (verdict is Verdict.REDIRECT)
         assert (answer.rule > 0) == (verdict is not Verdict.DENY and tables.egress_selected)
@@ -244,6 +258,14 @@ def test_mapped_addresses_are_judged_as_ipv4() -> None:
     assert tables.judge_l4(ip_address("::ffff:10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.ALLOW
     other = compiled(policy(EgressRule(cidr("::/0"), None, ref("v6"))))
     assert other.judge_l4(ip_address("::ffff:10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.DENY
+
+
+def test_all_of_ipv6_is_no_peer_of_ipv4_in_a_common_trie() -> None:
+    tables = compiled(policy(EgressRule(cidr("::/0"), None, ref("v6")), EgressRule(None, (tcp(53),), ref("anywhere"))))
+    assert peer_in_one_trie(tables, ip_address("10.0.0.1"), WORLD) == 0
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 53).verdict is Verdict.ALLOW
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.DENY
+    assert tables.judge_l4(ip_address("fd00::1"), WORLD, TCP, 80).verdict is Verdict.ALLOW
 
 
 def test_a_narrow_network_keeps_what_wider_ones_allow() -> None:
