@@ -36,6 +36,7 @@ _NUMBER = re.compile(
 _BAD_CHARACTER = re.compile(
     "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _STANDARD_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
@@ -174,6 +175,8 @@ class _Builder:
             self._alias(event)
         elif name == "ScalarEvent":
             line, column = _start(event)
+            if _SURROGATE.search(event.value):  # PyYAML's own scanner lets "\\ud800" through
+                raise DocumentError(line, column, "half of a surrogate pair is no character")
             plain = not event.style and self._tag(event) != "tag:yaml.org,2002:str"
             self._add(self._anchored(event, Node("scalar", line, column, event.value, plain)))
         elif name in ("SequenceStartEvent", "MappingStartEvent"):

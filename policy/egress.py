@@ -21,7 +21,7 @@ from racecar.policy.model import (
     RuleRef,
     is_inside,
 )
-from racecar.policy.regex import PatternError, compile_pattern
+from racecar.policy.regex import SYNTAX, PatternError, compile_pattern
 
 Origin = tuple[str, str, str, str]  # name, namespace, kind, file
 
@@ -48,7 +48,6 @@ _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 _PORT_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
 _PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _MAPPED = IPv6Network("::ffff:0:0/96")
-_REGEX_SYNTAX = frozenset("\\.+*?()|[]{}^$")
 
 
 def read_egress(report: Report, node: Node | None, where: str, origin: Origin) -> tuple[EgressRule, ...]:
@@ -240,7 +239,7 @@ class _Reader:
         return text
 
     def _advise_path(self, node: Node, path: str) -> None:
-        if _REGEX_SYNTAX.isdisjoint(path):
+        if SYNTAX.isdisjoint(path):
             text = f"path {shown(path)} allows exactly this, without sub-paths and without a query"
             self._report.warning(node, text, "path-exact")
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from racecar.policy.paths import examine
 from racecar.policy.reasons import Reason
-from racecar.policy.regex import Pattern, compile_pattern
+from racecar.policy.regex import Pattern, matcher
 from racecar.policy.tables import HttpRule, RuleSet
 
 CACHED_VERDICTS = 1024  # of each of two generations
@@ -74,6 +74,6 @@ class HttpMatcher:
 
 def _compiled(rule: HttpRule) -> tuple[Pattern | None, Pattern | None, int]:
     """Patterns were checked at load: PatternError here is a bug, and no verdict."""
-    method = compile_pattern(rule.method) if rule.method is not None else None
-    path = compile_pattern(rule.path) if rule.path is not None else None
+    method = matcher(rule.method) if rule.method is not None else None
+    path = matcher(rule.path) if rule.path is not None else None
     return method, path, rule.rule

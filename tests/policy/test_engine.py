@@ -4,7 +4,8 @@ import pytest
 from racecar.policy.engine import CACHED_VERDICTS, HttpMatcher, HttpVerdict
 from racecar.policy.model import DEFAULT_DENY
 from racecar.policy.reasons import Reason
-from racecar.policy.regex import PatternError
+from racecar.policy.regex import Literal, PatternError, compile_pattern
+from racecar.policy.regex import matcher as pattern_of
 from racecar.policy.tables import HttpRule, RuleSet
 
 
@@ -106,3 +107,16 @@ def test_a_rule_set_that_is_not_http_judges_nothing() -> None:
 def test_a_pattern_that_is_not_re2_is_an_error_and_not_no_rule() -> None:
     with pytest.raises(PatternError):
         matcher(("GET", "("))
+
+
+@pytest.mark.parametrize("text", ["GET", "/jobs", "/a-b_c~d,e;f=g&h@i:j!k'l\"m<n>o#p%q r/"])
+def test_a_literal_matches_what_its_pattern_matches(text: str) -> None:
+    assert isinstance(pattern_of(text), Literal)
+    for sample in (text, text + "x", "x" + text, text[:-1], text.lower(), text.swapcase(), "", text + "\n"):
+        by_pattern = compile_pattern(text).fullmatch(sample.encode()) is not None
+        assert (pattern_of(text).fullmatch(sample.encode()) is not None) == by_pattern
+
+
+@pytest.mark.parametrize("text", ["/a.", "/a*", "/a+", "/a?", "(a)", "[a]", "a|b", "a{2}", "^a", "a$", "a\\-"])
+def test_syntax_makes_a_pattern(text: str) -> None:
+    assert not isinstance(pattern_of(text), Literal)

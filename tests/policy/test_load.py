@@ -331,6 +331,12 @@ def test_bytes_that_are_not_utf8_are_errors_with_their_place() -> None:
     assert "UTF-8" in errors(load("a: b".encode("utf-16")))[0]
 
 
+def test_half_a_surrogate_pair_is_an_error_with_either_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors(spec('description: "\\ud800"\negress: [{}]'))
+    monkeypatch.delattr("yaml.CSafeLoader")
+    assert "surrogate" in errors(spec('description: "\\ud800"\negress: [{}]'))[0]
+
+
 def test_a_byte_order_mark_is_no_column() -> None:
     assert errors(load(b"\xef\xbb\xbfx"))[0].startswith("p.yaml:1:1: ")
 
