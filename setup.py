@@ -20,7 +20,9 @@ def build_native() -> None:
         except FileNotFoundError:
             raise SystemExit("racecar: make is missing; on Debian: apt-get install make clang gcc libbpf-dev") from None
         except subprocess.CalledProcessError as failed:
-            raise SystemExit(f"racecar: building {folder} failed ({failed.returncode}); see its message above") from None
+            raise SystemExit(
+                f"racecar: building {folder} failed ({failed.returncode}); see its message above"
+            ) from None
 
 
 class BuildPy(build_py):

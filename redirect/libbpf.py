@@ -42,13 +42,15 @@ _messages: list[str] = []
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
-@_PRINT
 def _keep_message(_level: int, text: bytes, arguments: int) -> int:
     buffer = ctypes.create_string_buffer(8192)
     ctypes.CDLL(None).vsnprintf(buffer, ctypes.c_size_t(len(buffer)), text, ctypes.c_void_p(arguments))
     _messages.extend(buffer.value.decode(errors="replace").splitlines())
     del _messages[:-_LOG_LINES_KEPT]
     return 0
+
+
+_keep_message_callback = _PRINT(_keep_message)
 
 
 @cache
@@ -98,7 +100,7 @@ def library() -> ctypes.CDLL:
     for function, (result, arguments) in signatures.items():
         getattr(lib, function).restype = result
         getattr(lib, function).argtypes = arguments
-    lib.libbpf_set_print(_keep_message)
+    lib.libbpf_set_print(_keep_message_callback)
     return lib
 
 
@@ -247,7 +249,7 @@ class Map:
         """False if it was not there."""
         code = library().bpf_map_delete_elem(self.fd, key)
         if code and -code != errno.ENOENT:
-            raise _failure(f"cannot delete from map {self.name}", -code)
+            raise _failure(f"cannot remove from map {self.name}", -code)
         return not code
 
     def keys(self) -> list[bytes]:
@@ -292,3 +294,21 @@ class RingBuffer:
 
 def possible_cpus() -> int:
     return int(library().libbpf_num_possible_cpus())
+
+
+def mount_bpffs(target: Path) -> int:
+    """mount(2) of a bpffs; 0 or the error number."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", os.fsencode(target), b"bpf", ctypes.c_ulong(0), b"mode=0700") == 0:
+        return 0
+    return ctypes.get_errno()
+
+
+def filesystem_magic(path: Path) -> int:
+    """f_type of statfs(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(256)
+    if libc.statfs(os.fsencode(path), buffer):
+        number = ctypes.get_errno()
+        raise OSError(number, f"statfs {path}: {os.strerror(number)}")
+    return int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF

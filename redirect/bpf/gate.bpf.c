@@ -204,7 +204,7 @@ static __always_inline __u32 judge_other(struct __sk_buff *skb, const struct rc_
 	return reason;
 }
 
-static __always_inline void note_drop(const struct packet *p, const struct rc_conn *conn, __u32 reason)
+static __always_inline void note_drop(const struct packet *p, const struct rc_conn *conn, __u32 family, __u32 reason)
 {
 	struct rc_event *e;
 
@@ -212,13 +212,16 @@ static __always_inline void note_drop(const struct packet *p, const struct rc_co
 	e = new_event(RC_EVENT_DROPPED, reason, cfg.workload);
 	if (!e)
 		return;
+	e->port = p->destination_port;
+	__builtin_memcpy(e->address, &p->destination, sizeof(e->address));
 	if (conn)
 		event_conn(e, conn);
 	e->protocol = p->protocol;
-	e->port = p->destination_port;
+	e->family = family;
 	e->source_port = p->source_port;
-	__builtin_memcpy(e->address, &p->destination, sizeof(e->address));
+	e->peer_port = p->destination_port;
 	__builtin_memcpy(e->source, &p->source, sizeof(e->source));
+	__builtin_memcpy(e->peer, &p->destination, sizeof(e->peer));
 	bpf_ringbuf_submit(e, 0);
 }
 
@@ -229,7 +232,7 @@ int rc_gate(struct __sk_buff *skb)
 	struct rc_conn *conn = NULL;
 	struct bpf_sock *sk = skb->sk;
 	struct packet p = {};
-	__u32 reason;
+	__u32 reason, family = 0;
 
 	if (!w)
 		return 0;
@@ -243,12 +246,13 @@ int rc_gate(struct __sk_buff *skb)
 		reason = RC_REASON_UNKNOWN_SOCKET;
 		goto drop;
 	}
+	family = sk->family;
 	conn = bpf_sk_storage_get(&conns, sk, 0, 0);
 	reason = p.protocol == IPPROTO_TCP ? judge_tcp(w, sk, conn, &p) : judge_other(skb, w, conn, &p);
 	if (!reason)
 		return 1;
 drop:
-	note_drop(&p, conn, reason);
+	note_drop(&p, conn, family, reason);
 	return 0;
 }
 

@@ -120,12 +120,14 @@ struct rc_event {
 	__u32 uid;
 	__u8 address[16];	/* as dialled */
 	__u8 source[16];
+	__u8 peer[16];		/* as the packet or the socket has it: unlike `address` after redirection or NAT */
 	__be16 port;
 	__be16 source_port;
+	__be16 peer_port;
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 family;		/* of the socket; 0 unknown */
 	char comm[16];
 };
-_Static_assert(sizeof(struct rc_event) == 136, "redirect/abi.py EVENT_STRUCT");
+_Static_assert(sizeof(struct rc_event) == 152, "redirect/abi.py EVENT_STRUCT");
 
 #endif

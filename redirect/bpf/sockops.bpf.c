@@ -42,7 +42,17 @@ static __always_inline struct rc_tuple tuple_of(struct bpf_sock_ops *ops, const 
 	return tuple;
 }
 
-static __always_inline void refuse_later(struct rc_conn *conn, __u32 reason)
+static __always_inline void event_ends(struct rc_event *e, struct bpf_sock_ops *ops, const struct ends *ends)
+{
+	e->family = ops->family;
+	e->source_port = ends->local_port;
+	e->peer_port = ends->remote_port;
+	__builtin_memcpy(e->source, &ends->local, sizeof(e->source));
+	__builtin_memcpy(e->peer, &ends->remote, sizeof(e->peer));
+}
+
+static __always_inline void refuse_later(struct bpf_sock_ops *ops, struct rc_conn *conn, const struct ends *ends,
+					 __u32 reason)
 {
 	struct rc_event *e;
 
@@ -51,6 +61,7 @@ static __always_inline void refuse_later(struct rc_conn *conn, __u32 reason)
 	e = new_event(RC_EVENT_DROPPED, reason, conn->workload);
 	if (e) {
 		event_conn(e, conn);
+		event_ends(e, ops, ends);
 		bpf_ringbuf_submit(e, 0);
 	}
 }
@@ -70,13 +81,13 @@ static __always_inline void announce(struct bpf_sock_ops *ops, struct rc_conn *c
 		tuple_of(ops, &ends->local, ends->local_port, &ends->remote, ends->remote_port);
 
 	if (!w || !is_listener(&cfg, &ends->remote, ends->remote_port)) {
-		refuse_later(conn, RC_REASON_NOT_REDIRECTED);
+		refuse_later(ops, conn, ends, RC_REASON_NOT_REDIRECTED);
 		return;
 	}
 	if (__sync_fetch_and_add(&w->pending, 1) >= (__s32)w->pending_limit ||
 	    bpf_map_update_elem(&pending, &tuple, conn, BPF_NOEXIST)) {
 		__sync_fetch_and_add(&w->pending, -1);
-		refuse_later(conn, RC_REASON_PENDING_LIMIT);
+		refuse_later(ops, conn, ends, RC_REASON_PENDING_LIMIT);
 	}
 }
 
@@ -93,7 +104,8 @@ static __always_inline int leaves_by_loopback(struct bpf_sock *sk)
 }
 
 /* Look again now that the kernel has chosen the address and the route. */
-static __always_inline void recheck_native(struct bpf_sock *sk, struct rc_conn *conn, const struct ends *ends)
+static __always_inline void recheck_native(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct rc_conn *conn,
+					   const struct ends *ends)
 {
 	struct rc_workload *w = workload_of(&cfg);
 	struct address dialled;
@@ -105,13 +117,13 @@ static __always_inline void recheck_native(struct bpf_sock *sk, struct rc_conn *
 	if (!same_address(&dialled, &ends->remote) || conn->port != ends->remote_port) {
 		v = judge(w, &ends->remote, ends->remote_port, IPPROTO_TCP);
 		if (v.verdict == RC_REDIRECT || v.verdict == RC_DENY_RULE)
-			refuse_later(conn, RC_REASON_TRANSLATED);
+			refuse_later(ops, conn, ends, RC_REASON_TRANSLATED);
 		return;
 	}
 	if (scope_of(&dialled) == RC_SCOPE_WORLD && leaves_by_loopback(sk)) {
 		v = judge_in_scope(w, &dialled, conn->port, IPPROTO_TCP, RC_SCOPE_HOST);
 		if (v.verdict != RC_ALLOW)
-			refuse_later(conn, RC_REASON_OWN_ADDRESS);
+			refuse_later(ops, conn, ends, RC_REASON_OWN_ADDRESS);
 	}
 }
 
@@ -125,8 +137,7 @@ static __always_inline void native_closed(struct bpf_sock_ops *ops, const struct
 	e->bytes_sent = ops->bytes_acked;
 	e->bytes_received = ops->bytes_received;
 	e->duration_ns = bpf_ktime_get_boot_ns() - conn->connected_ns;
-	e->source_port = ends->local_port;
-	__builtin_memcpy(e->source, &ends->local, sizeof(e->source));
+	event_ends(e, ops, ends);
 	if (conn->flags & RC_CONN_AUDIT)
 		e->reason = RC_REASON_DEFAULT_DENY;
 	bpf_ringbuf_submit(e, 0);
@@ -161,7 +172,7 @@ int rc_workload_sockops(struct bpf_sock_ops *ops)
 		if (conn->state == RC_REDIRECTED)
 			announce(ops, conn, &ends);
 		else if (conn->state == RC_NATIVE)
-			recheck_native(sk, conn, &ends);
+			recheck_native(ops, sk, conn, &ends);
 		return 1;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ops->args[1] != RC_TCP_CLOSE)

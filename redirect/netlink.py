@@ -1,0 +1,149 @@
+"""Two questions to the kernel over netlink: which addresses are this host's own, and: end this connection.
+
+rtnetlink(7) and sock_diag(7); include/uapi/linux/{rtnetlink,inet_diag}.h. Answers are checked before they are used.
+"""
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from racecar.redirect.abi import IPAddress
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+NETLINK_ROUTE, NETLINK_SOCK_DIAG = 0, 4
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
+RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTN_LOCAL = 2
+RTA_DST = 1
+RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x40, 0x400
+SOCK_DESTROY = 21
+
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr
+_ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg
+_ATTRIBUTE = struct.Struct("=HH")
+_DIAG_ID = struct.Struct("=2s2s16s16sIII")  # inet_diag_sockid
+_DIAG = struct.Struct("=BBBBI")  # inet_diag_req_v2
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + _HEADER.size <= len(data):
+        length, kind, _flags, _sequence, _port = _HEADER.unpack_from(data, position)
+        if length < _HEADER.size or position + length > len(data):
+            raise OSError(errno.EBADMSG, "netlink answer is cut off")
+        yield kind, data[position + _HEADER.size : position + length]
+        position += (length + 3) & ~3
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, position)
+        if length < _ATTRIBUTE.size or position + length > len(data):
+            raise OSError(errno.EBADMSG, "netlink attribute is cut off")
+        yield kind, data[position + _ATTRIBUTE.size : position + length]
+        position += (length + 3) & ~3
+
+
+def _dump(family: int) -> Iterator[tuple[int, bytes]]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE) as netlink:
+        netlink.bind((0, 0))
+        body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+        netlink.send(_HEADER.pack(_HEADER.size + len(body), RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
+        while True:
+            for kind, payload in _messages(netlink.recv(1 << 20)):
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    code = -struct.unpack_from("=i", payload)[0]
+                    raise OSError(code, f"cannot list routes: {os.strerror(code)}")
+                yield kind, payload
+
+
+def own_networks() -> set[IPNetwork]:
+    """Every network that the kernel delivers to this host itself: routes of type local, whatever their table."""
+    found: set[IPNetwork] = set()
+    for family, maker in ((socket.AF_INET, ipaddress.IPv4Network), (socket.AF_INET6, ipaddress.IPv6Network)):
+        for kind, payload in _dump(family):
+            if kind != RTM_NEWROUTE or len(payload) < _ROUTE.size:
+                continue
+            route_family, bits, _source, _tos, _table, _protocol, _scope, route_type, _flags = _ROUTE.unpack_from(
+                payload
+            )
+            if route_family != family or route_type != RTN_LOCAL:
+                continue
+            for attribute, value in _attributes(payload[_ROUTE.size :]):
+                if attribute == RTA_DST:
+                    found.add(maker((value, bits)))
+    return found
+
+
+class RouteWatch:
+    """Becomes readable when routes change; the reader then asks `own_networks` again."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_ROUTE
+        )
+        self._socket.bind((0, RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Forget what was announced; an overrun (ENOBUFS) means the same: ask again."""
+        while True:
+            try:
+                self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError as failed:
+                if failed.errno != errno.ENOBUFS:
+                    raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def destroy_tcp(family: int, local: tuple[IPAddress, int], remote: tuple[IPAddress, int], cookie: int) -> bool:
+    """End a TCP connection at once (SOCK_DESTROY): its owner gets ECONNABORTED, its peer a reset.
+
+    False if it is gone already. Raises OSError, EPERM without CAP_NET_ADMIN.
+    """
+    (source, source_port), (destination, destination_port) = local, remote
+    identity = _DIAG_ID.pack(
+        struct.pack("!H", source_port),
+        struct.pack("!H", destination_port),
+        _diag_address(source, family),
+        _diag_address(destination, family),
+        0,
+        cookie & 0xFFFFFFFF,
+        cookie >> 32,
+    )
+    body = _DIAG.pack(family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + identity
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(1)
+        netlink.bind((0, 0))
+        netlink.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
+        for kind, payload in _messages(netlink.recv(1 << 16)):
+            if kind == NLMSG_ERROR:
+                code = -struct.unpack_from("=i", payload)[0]
+                if code == errno.ENOENT:
+                    return False
+                if code:
+                    raise OSError(code, f"cannot end the connection: {os.strerror(code)}")
+                return True
+    return False
+
+
+def _diag_address(address: IPAddress, family: int) -> bytes:
+    if family == socket.AF_INET:
+        return address.packed[-4:].ljust(16, b"\0")
+    if isinstance(address, ipaddress.IPv4Address):
+        return b"\0" * 10 + b"\xff\xff" + address.packed
+    return address.packed
