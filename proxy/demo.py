@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from racecar.proxy.demo_calls import Call, Request, calls, policy_text
-from racecar.proxy.demo_services import Book, Services, running_services
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from racecar.proxy.demo_calls import Call, Request, calls, policy_text
+from racecar.proxy.demo_services import Book, Services, running_services
 
 CALL_TIMEOUT_S = 60
 LABELS = "app=tweeter"
@@ -138,12 +139,12 @@ def judge(call: Call, outcome: Outcome) -> list[str]:
 def find_entry(request: Request, log: Sequence[LogEntry]) -> LogEntry | None:
     """The log's entry of a request: by port, and for HTTP by method and path as well."""
     for entry in log:
-        if entry.get("destination", {}).get("port") != request.port:
+        if request.port not in {ports.get("destination_port") for ports in entry.get("l4", {}).values()}:
             continue
-        http = entry.get("http")
+        http = entry.get("l7", {}).get("http")
         if not request.method and http is None:
             return entry
-        if http is not None and (http.get("method"), http.get("path")) == (request.method, request.path):
+        if http is not None and (http.get("method"), http.get("url")) == (request.method, request.path):
             return entry
     return None
 

@@ -4,11 +4,12 @@ import json
 import sys
 from typing import Protocol
 
-from racecar.redirect.ability import Ability, Status
-from racecar.redirect.doctor import Report, examine
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from racecar.redirect.ability import Ability, Status
+from racecar.redirect.doctor import Report, examine
 
 _STYLES = {Status.OK: "green", Status.MISSING: "bold red", Status.WARNING: "yellow", Status.INFO: "cyan"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from racecar.parsers.http1 import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from racecar.policy.load import load_text
 from racecar.policy.reasons import Reason

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from racecar.policy.load import load_text
 from racecar.proxy import demo
 from racecar.proxy.demo_calls import DROPPED, FORWARDED, Call, Request, policy_text
 from racecar.proxy.demo_services import Services, running_services
-from rich.console import Console
 
 DENIED = Call(("true",), (Request("POST /jobs", DROPPED, 80, "POST", "/jobs"),), 0, "403\n")
 DENIED_ENTRY = {

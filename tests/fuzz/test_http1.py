@@ -10,6 +10,7 @@ import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from racecar.parsers.errors import ProtocolError
 from racecar.parsers.http1 import (
     ChunkReader,

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from racecar.policy.compile import PolicyConflictError, compile_workload
 from racecar.policy.model import (
     ANY_PROTOCOL,

@@ -1,6 +1,7 @@
 """What requests a rule set lets through."""
 
 import pytest
+
 from racecar.policy.engine import CACHED_VERDICTS, HttpMatcher, HttpVerdict
 from racecar.policy.model import DEFAULT_DENY
 from racecar.policy.reasons import Reason

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from racecar.policy import files
 from racecar.policy.files import read_paths
 from racecar.policy.load import load_paths

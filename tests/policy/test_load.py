@@ -8,6 +8,7 @@ from ipaddress import ip_network
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from racecar.policy.compile import compile_workload
 from racecar.policy.load import Loaded, load_text
 from racecar.policy.model import Policy

@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from racecar.policy.paths import examine
 from racecar.policy.reasons import Reason
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import uvloop
+
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.limits import EdgeConfig

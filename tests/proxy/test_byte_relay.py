@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from racecar.policy.reasons import Reason
 
 MEGABYTE = 1 << 20

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from racecar.policy.reasons import Reason
 from racecar.proxy.edge import Edge, End, RawSocket
 from racecar.proxy.pipes import PipePool, PipeQuota

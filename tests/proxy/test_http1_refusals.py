@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1 import HttpConversation
 from racecar.proxy.core.http1_context import HttpContext

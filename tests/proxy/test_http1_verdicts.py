@@ -1,6 +1,7 @@
 """The engine's verdicts on real bytes: what reaches the server is what the rules allow."""
 
 import pytest
+
 from racecar.policy.compile import compile_workload
 from racecar.policy.engine import HttpMatcher
 from racecar.policy.load import load_text

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.records import ConnectionEntry, HttpEntry

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from racecar.policy.reasons import Reason
 from racecar.proxy.limits import Descriptors, EdgeConfig
 

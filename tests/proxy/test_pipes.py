@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from racecar.proxy.core.relay import PIPE_BYTES
 from racecar.proxy.pipes import PipePool, PipeQuota, affordable_pipes
 

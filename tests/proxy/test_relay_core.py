@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.relay import (
     PIPE_BYTES,

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from racecar.proxy.doctor import print_table, run_doctor
 from racecar.redirect import ability, probe_bpf, probe_host, probe_others, probe_relay, scratch
 from racecar.redirect.ability import Ability, Status

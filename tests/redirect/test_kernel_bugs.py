@@ -1,6 +1,7 @@
 """Which known bugs a version has, and what the version alone decides about inline verdicts."""
 
 import pytest
+
 from racecar.redirect.kernel_bugs import BUGS, KernelBug, Standing, inline_refusal, parse_version
 
 BUG = KernelBug("CVE-X", "what", ((7, 0, 0), (6, 12, 81), (6, 6, 134)))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from racecar.redirect.launch import Ending, Launched, LaunchError, LaunchPlan, Outcome, launcher_path, spawn
 
 pytestmark = pytest.mark.root

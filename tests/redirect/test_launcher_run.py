@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from racecar.redirect.launch import Ending, Launched, LaunchPlan, Outcome, exec_failure_text, spawn
 
 pytestmark = pytest.mark.root

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from racecar.redirect import terminal
 from racecar.redirect.launch import LaunchPlan, spawn
 from racecar.redirect.terminal import PtyRelay

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from racecar.redirect.uids import RANGES, NoFreeUid, free_uids, is_mapped, reserved_range, uids_in_use
 
 SMALL = range(1_999_999_930, 1_999_999_934)

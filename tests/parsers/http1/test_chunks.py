@@ -1,6 +1,7 @@
 """Chunked bodies: followed exactly, strict in what they may look like."""
 
 import pytest
+
 from racecar.parsers.errors import ProtocolError
 from racecar.parsers.http1 import ChunkReader
 from racecar.policy.reasons import Reason

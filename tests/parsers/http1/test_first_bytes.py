@@ -1,6 +1,7 @@
 """First bytes that cannot be HTTP/1.x are known at once, for a blank line may never come."""
 
 import pytest
+
 from racecar.parsers.http1 import first_bytes
 from racecar.policy.reasons import Reason
 

@@ -1,6 +1,7 @@
 """Request heads: what the allow-grammar takes, and the reason for what it does not."""
 
 import pytest
+
 from racecar.parsers.errors import ProtocolError
 from racecar.parsers.http1 import CHUNKED, MAX_HEAD_BYTES, HeadBuffer, check_request_prefix, read_request_head
 from racecar.policy.reasons import Reason

@@ -1,6 +1,7 @@
 """Response heads: grammar, and how the body ends."""
 
 import pytest
+
 from racecar.parsers.errors import ProtocolError
 from racecar.parsers.http1 import (
     CHUNKED,
