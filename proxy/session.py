@@ -109,6 +109,7 @@ class _Session:
         self.restarts: list[float] = []
         self.launched: Launched | None = None
         self.pty: PtyRelay | None = None
+        self.ring: RingBuffer | None = None
         self.counted = (0.0, 0)
         self.signals: list[int] = []
 
@@ -166,8 +167,8 @@ class _Session:
             enforce_egress=options.compiled.egress_selected,
             audit=options.audit,
         )
-        self.ring = RingBuffer(self.instance.map_fd("events"))
-        self.stack.callback(self.ring.close)
+        ring = self.ring = RingBuffer(self.instance.map_fd("events"))
+        self.stack.callback(ring.close)
         self.instance.attach_netns()
         self.instance.attach_proxy(proxy.fd, proxy.path)
         self.instance.attach_workload(app.fd, app.path)
@@ -197,7 +198,7 @@ class _Session:
 
     def _start_worker(self) -> tuple[list[int], list[int]]:
         """Fork a proxy; the ports of its listeners and descriptors of them that are ours."""
-        self.worker_pid, self.channel = start_worker(self.plan)
+        self.worker_pid, self.channel = start_worker(self.plan, self._forget)
         self.channel.set_timeout(30)
         try:
             received = self.channel.receive()
@@ -210,6 +211,11 @@ class _Session:
         if not isinstance(ports, list) or len(ports) != len(descriptors) or not 1 <= len(ports) <= 2:
             raise SessionError("the proxy has no listeners")
         return [int(port) for port in ports], descriptors
+
+    def _forget(self) -> None:
+        """In a proxy that is started again: the event ring is mapped, writable, and no business of its."""
+        if self.ring is not None:
+            self.ring.close()
 
     def _hand_over(self, listeners: list[int]) -> None:
         """Lead the redirect target to the proxy's sockets and give it the records to read."""
@@ -339,6 +345,7 @@ class _Session:
     def _watch(self, signals: int) -> Outcome:
         """Serve until the command has ended."""
         assert self.launched is not None
+        assert self.ring is not None
         with select.epoll() as poller:
             poller.register(self.launched.fileno(), select.EPOLLIN)
             poller.register(self.ring.fd, select.EPOLLIN)
@@ -404,7 +411,7 @@ class _Session:
         return self.pty is not None and self.pty.is_raw
 
     def _on_events(self) -> None:
-        for raw in self.ring.read():
+        for raw in self.ring.read() if self.ring is not None else ():
             try:
                 event = KernelEvent.unpack(raw)
             except ValueError:

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,19 +71,23 @@ class WorkerPlan:
     http: HttpConfig
 
 
-def start_worker(plan: WorkerPlan) -> tuple[int, Channel]:
-    """Fork the proxy; its pid and our end of the channel. The loader must be single-threaded."""
+def start_worker(plan: WorkerPlan, forget: Callable[[], None]) -> tuple[int, Channel]:
+    """Fork the proxy; its pid and our end of the channel. The loader must be single-threaded.
+
+    `forget` runs in the child first: it lets go of what no closing of descriptors takes away, such as mapped memory.
+    """
     ours, theirs = Channel.pair()
     pid = os.fork()
     if pid == 0:
-        _become_worker(plan, theirs)
+        _become_worker(plan, theirs, forget)
     theirs.close()
     return pid, ours
 
 
-def _become_worker(plan: WorkerPlan, channel: Channel) -> NoReturn:
+def _become_worker(plan: WorkerPlan, channel: Channel, forget: Callable[[], None]) -> NoReturn:
     code = 1
     try:
+        forget()
         listeners = _confine(plan, channel)
         uvloop.run(_serve(plan, channel, listeners))
         code = 0

@@ -66,8 +66,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct dialled 
 	conn->state = RC_REFUSED;
 	conn->epoch++;
 
-	if (is_loopback(&to->address) && to->protocol == IPPROTO_TCP &&
-	    (to->port == cfg.listen4_port || to->port == cfg.listen6_port))
+	if (to->protocol == IPPROTO_TCP && is_listener(&cfg, &to->address, to->port))
 		return refuse(ctx, workload, to, RC_REASON_PROXY_ADDRESS);
 
 	if (w->enforce_egress)
