@@ -19,7 +19,7 @@ from racecar.proxy.records import ConnectionEntry, HttpEntry
 from racecar.redirect.abi import ConnectionRecord, EventKind, IPAddress, KernelEvent
 
 PROTOCOLS = {1: "ICMPv4", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
-AUDIT_FLAG = 1
+WITH_PORTS = (6, 17, 132)
 
 ProcessName = Callable[[int, int], str | None]  # (pid, start in ns of boot time) -> path of its executable
 
@@ -61,7 +61,7 @@ class FlowWriter:
         record = entry.record
         flow = self._head(entry.started, entry.verdict.value, entry.reason, entry.rule)
         if record is not None:
-            self._addresses(flow, record.address, record.port, record.protocol)
+            _addresses(flow, record.address, record.port, record.protocol)
             self._process(flow, record.pid, record.task_start_ns, record.uid, record.comm, record.cgroup_id)
             flow["socket_cookie"] = record.cookie
         flow["racecar"] |= {
@@ -78,7 +78,7 @@ class FlowWriter:
         http, record = entry.http, entry.record
         flow = self._head(entry.started, http.verdict.value, http.reason, http.rule, event=http.event)
         flow["Type"] = "L7"
-        self._addresses(flow, record.address, record.port, record.protocol)
+        _addresses(flow, record.address, record.port, record.protocol)
         self._process(flow, record.pid, record.task_start_ns, record.uid, record.comm, record.cgroup_id)
         flow["socket_cookie"] = record.cookie
         duration_s = max(http.finished - http.started, 0.0)
@@ -115,10 +115,8 @@ class FlowWriter:
             verdict = "AUDIT"
         ended_s = self._boot_offset_s + event.time_ns / 1e9
         flow = self._head(ended_s - event.duration_ns / 1e9, verdict, reason, event.rule)
-        self._addresses(flow, event.address, event.port, event.protocol)
-        if event.source_port:
-            flow["IP"]["source"] = str(event.source)
-            flow["l4"][PROTOCOLS.get(event.protocol, "TCP")]["source_port"] = event.source_port
+        source = (event.source, event.source_port) if event.source_port else None
+        _addresses(flow, event.address, event.port, event.protocol, source)
         self._process(flow, event.pid, event.task_start_ns, event.uid, event.comm, event.cgroup_id)
         flow["socket_cookie"] = event.cookie
         flow["racecar"] |= {
@@ -149,16 +147,36 @@ class FlowWriter:
             flow["drop_reason_desc"] = reason.name
         return flow
 
-    def _addresses(self, flow: dict[str, Any], address: IPAddress, port: int, protocol: int) -> None:
-        version = "IPv4" if address.version == 4 else "IPv6"
-        flow["IP"] = {"destination": str(address), "ipVersion": version}
-        flow["destination"] = {"labels": ["reserved:host" if address.is_loopback else "reserved:world"]}
-        flow["l4"] = {PROTOCOLS.get(protocol, f"protocol {protocol}"): {"destination_port": port}}
-
     def _process(self, flow: dict[str, Any], pid: int, start_ns: int, uid: int, comm: str, cgroup_id: int) -> None:
         flow["cgroup_id"] = cgroup_id
         if pid:
             flow["process"] = {"pid": pid, "uid": uid, "comm": comm, "exe": self._exe_of(pid, start_ns)}
+
+
+def _addresses(
+    flow: dict[str, Any],
+    address: IPAddress,
+    port: int,
+    protocol: int,
+    source: tuple[IPAddress, int] | None = None,
+) -> None:
+    """Where it was to go. A raw socket, or a packet that could not be read, has no address."""
+    ports: dict[str, int] = {}
+    if protocol in WITH_PORTS:
+        ports["destination_port"] = port
+        if source is not None:
+            ports["source_port"] = source[1]
+    flow["l4"] = {_protocol_name(protocol): ports}
+    if address.is_unspecified:
+        return
+    flow["IP"] = {"destination": str(address), "ipVersion": "IPv4" if address.version == 4 else "IPv6"}
+    if source is not None:
+        flow["IP"]["source"] = str(source[0])
+    flow["destination"] = {"labels": ["reserved:host" if address.is_loopback else "reserved:world"]}
+
+
+def _protocol_name(number: int) -> str:
+    return PROTOCOLS.get(number, f"protocol {number}")
 
 
 def _ms(seconds: float) -> float:
@@ -175,15 +193,16 @@ def printable(text: str) -> str:
 
 
 def process_name(record: ConnectionRecord | KernelEvent) -> str:
-    return printable(f"{record.comm}[{record.pid}]")
+    return printable(f"{record.comm}[{record.pid}]") if record.pid else "an unknown process"
 
 
 def denial_of_event(event: KernelEvent) -> str:
     """One line for the user's terminal."""
-    protocol = PROTOCOLS.get(event.protocol, f"protocol {event.protocol}")
     if event.reason == Reason.RAW_SOCKET:
         return f"refused a raw socket to {process_name(event)}"
-    what = f"{protocol} {_shown(event.address, event.port)}"
+    if event.address.is_unspecified:
+        return f"dropped a packet of {process_name(event)}: {Reason(event.reason).name}"
+    what = f"{_protocol_name(event.protocol)} {_shown(event.address, event.port)}"
     return f"denied {what} to {process_name(event)}: {Reason(event.reason).name}"
 
 
