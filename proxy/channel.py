@@ -79,12 +79,19 @@ class Channel:
             message = json.loads(data)
             if not isinstance(message, dict):
                 raise ValueError("message is no JSON object")
+        except RecursionError:
+            _close_all(descriptors)
+            raise ValueError("message is nested too deeply") from None
         except (ChannelClosed, ValueError):
-            for fd in descriptors:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
+            _close_all(descriptors)
             raise
         return message, descriptors
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(fd)
