@@ -25,7 +25,7 @@ from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.flows import FlowSource, FlowWriter, denial_of_event, printable
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.sink import LineSink, open_log
-from racecar.proxy.worker import WorkerPlan, layers_of, start_worker
+from racecar.proxy.worker import LAST_LINES_S, WorkerPlan, layers_of, start_worker
 from racecar.redirect import cgroups, registry
 from racecar.redirect.abi import EventKind, KernelEvent
 from racecar.redirect.instance import Instance, ListenPorts, pin_root
@@ -111,6 +111,7 @@ class _Session:
         self.pty: PtyRelay | None = None
         self.ring: RingBuffer | None = None
         self.counted = (0.0, 0)
+        self.lost = 0  # lines of the access log, as the proxy counts them
         self.signals: list[int] = []
 
     # --- setting up: each step leaves with the stack what undoes it ---
@@ -285,6 +286,7 @@ class _Session:
                 self.channel.send({"drain": self.options.drain_timeout_s})
                 while (received := self.channel.receive()) is not None:
                     if "drained" in received[0]:
+                        self.lost = int(received[0].get("lost", 0))
                         break
                     self._take(received[0])
         self._reap_worker()
@@ -388,10 +390,12 @@ class _Session:
         cgroups.wait_empty(app.path, timeout_s=30)
         self._end_worker()
         self._on_events()
-        if self.sink is not None:
-            self.sink.flush()
         if self.pty is not None:
             self.pty.close()
+        if self.sink is not None and (lost := self.lost + self.sink.finish(LAST_LINES_S)):
+            _say(
+                f"the access log is incomplete: {lost} lines were dropped, its reader or its disk was too slow or full"
+            )
         self.launched.finish()
         for left in self.launched.left:
             logger.warning("left behind: %s", left)

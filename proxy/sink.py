@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import stat
+import time
 from collections import deque
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def open_log(path: str) -> int:
     """A descriptor for `--access-log FILE|-`, never blocking. Raises OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
     if path == "-":
+        if stat.S_ISREG(os.fstat(1).st_mode):
+            return os.dup(1)  # files never block, and one offset for both keeps the command from writing over lines
         try:
             # An open file description of our own: O_NONBLOCK on the shared one would change it for the command too.
             return os.open("/proc/self/fd/1", flags)
@@ -65,19 +68,31 @@ class LineSink:
                 return
             except OSError:
                 self.broken = True  # the reader is gone: count, and go on without a log
-                self.lost += len(self._denials) + len(self._others) + 1
+                self.lost += len(self._denials) + len(self._others) + batch.count(b"\n")
                 self._denials.clear()
                 self._others.clear()
                 self._rest = b""
                 return
             self._rest = batch[written:]
 
-    def _is_writable(self) -> bool:
+    def finish(self, timeout_s: float) -> int:
+        """Write the last lines: a slow reader gets this long. How many lines were lost in all."""
+        deadline = time.monotonic() + timeout_s
+        self.flush()
+        while not self.is_empty and self._is_writable(deadline - time.monotonic()):
+            self.flush()
+        self.lost += self._rest.count(b"\n") + len(self._denials) + len(self._others)
+        self._rest = b""
+        self._denials.clear()
+        self._others.clear()
+        return self.lost
+
+    def _is_writable(self, wait_s: float = 0) -> bool:
         if self._is_file:
             return True
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
-        return bool(poller.poll(0))
+        return bool(poller.poll(max(wait_s, 0) * 1000))
 
     def _next_batch(self) -> bytes:
         """Whole lines, as many as one write takes at once: a pipe takes PIPE_BUF bytes whole or not at all."""

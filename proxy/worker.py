@@ -35,6 +35,7 @@ from racecar.redirect.instance import ConnectionRecords
 
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 FLUSH_S = 0.05
+LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
 DENIALS_PER_SECOND = 50  # told to the loader for the terminal; the log has all
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
@@ -258,7 +259,10 @@ class _Worker:
     async def drain(self, server: Server, timeout_s: float) -> None:
         cut = await server.drain(timeout_s)
         self.flush()
-        self.channel.send({"drained": cut, "counters": {r.name: n for r, n in server.counters.items() if r}})
+        lost = 0 if self.sink is None else self.sink.finish(LAST_LINES_S)
+        self.channel.send(
+            {"drained": cut, "lost": lost, "counters": {r.name: n for r, n in server.counters.items() if r}}
+        )
         self.done.set()
 
 
