@@ -21,9 +21,8 @@ class Normalised(NamedTuple):
 
 
 # Already in normal form: no escape, parameter, empty segment or segment that starts with a dot. The usual path.
-_PLAIN = re.compile(
-    rb"(?=/)(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-._~!$&'()*+,=:@]*+)*+/?+(?:\?[!-\"$-\[\]-~]*+)?+"
-)
+# No group is possessive: Python 3.11.2 (Debian 12) keeps what such a group consumed when it fails halfway.
+_PLAIN = re.compile(rb"(?=/)(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-._~!$&'()*+,=:@]*+)*/?+(?:\?[!-\"$-\[\]-~]*+)?")
 _NOT_VISIBLE = re.compile(rb"[^!-~]|[#\\]")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _HIDDEN_DELIMITER = re.compile(rb"%(?:2[fFeE]|5[cC])")  # slash, dot, backslash

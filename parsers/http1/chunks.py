@@ -9,8 +9,9 @@ from racecar.policy.reasons import Reason
 MAX_SIZE_LINE_BYTES = 1024
 MAX_TRAILER_BYTES = 8192
 
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
-_EXTENSIONS = rb"(?:;" + TOKEN + rb"(?:=(?:" + TOKEN + rb"|" + _QUOTED + rb"))?)*+"
+_PLAIN = rb"[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]*+"  # no quote, no backslash
+_QUOTED = rb'"' + _PLAIN + rb"(?:\\[\t \x21-\x7e\x80-\xff]" + _PLAIN + rb')*"'
+_EXTENSIONS = rb"(?:;" + TOKEN + rb"(?:=(?:" + TOKEN + rb"|" + _QUOTED + rb"))?)*"
 # At most 15 digits; what a size line may be as long as it has no end.
 _SIZE = rb"([0-9A-Fa-f]{1,15}+)" + _EXTENSIONS + rb"\r\n"
 _FIRST = re.compile(_SIZE).match
@@ -49,9 +50,9 @@ class ChunkReader:
                 return pos, False
             if self._match is _TRAILERS:
                 return self._trailers(data, pos)
-            match = self._match(data, pos)
-            if match is None or match.end() - pos > MAX_SIZE_LINE_BYTES:
-                if size - pos > MAX_SIZE_LINE_BYTES or match or self._start(data, pos) is None:
+            match = self._match(data, pos, pos + MAX_SIZE_LINE_BYTES)
+            if match is None:
+                if size - pos > MAX_SIZE_LINE_BYTES or self._start(data, pos) is None:
                     raise ProtocolError(self._fault, "chunk size line")
                 return pos, False
             pos = match.end()
@@ -64,8 +65,8 @@ class ChunkReader:
         end = data.find(b"\r\n\r\n", pos) + 4
         if end < 4 and len(data) - pos <= MAX_TRAILER_BYTES:
             return pos, False
-        match = _TRAILERS(data, pos)
-        if match is None or match.end() - pos > MAX_TRAILER_BYTES:
+        match = _TRAILERS(data, pos, pos + MAX_TRAILER_BYTES)
+        if match is None:
             raise ProtocolError(self._fault, "trailers")
         if _FORBIDDEN_TRAILERS(data[pos : match.end()]):
             raise ProtocolError(self._fault, "a trailer that would frame or route the message")

@@ -111,6 +111,7 @@ def test_refuses_request_lines_outside_the_grammar(line: bytes) -> None:
         b"\tfolded",
         b": no name",
         b"no colon",
+        b"nocolon",
         b"na me: value",
         b"na\xefme: value",
         b"name: va\x00lue",
@@ -126,6 +127,11 @@ def test_refuses_request_lines_outside_the_grammar(line: bytes) -> None:
 )
 def test_refuses_header_lines_outside_the_grammar(line: bytes) -> None:
     assert reason_of(head(line)) is Reason.HTTP_MALFORMED
+
+
+@pytest.mark.parametrize("end", [b"", b"nocolon\r\n", b"a:\r\nnocolon\r\n", b"a: b\r\n"])
+def test_refuses_a_head_without_its_blank_line(end: bytes) -> None:
+    assert reason_of(head()[:-2] + end) is Reason.HTTP_MALFORMED
 
 
 @pytest.mark.parametrize(

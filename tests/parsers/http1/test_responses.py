@@ -71,6 +71,8 @@ REFUSED = [
     b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
     head(b"Name : value"),
     head(b" folded"),
+    head(b"nocolon"),
+    head()[:-2] + b"\r\r\n\r\n",
     head(b"a: b\nc: d"),
     head(b"Content-Length: 5", b"Content-Length: 5"),
     head(b"Content-Length: 5", b"Content-Length: 6"),
