@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from racecar.proxy.demo_services import Services, running_services
 DENIED = Call(("true",), (Request("POST /jobs", DROPPED, 80, "POST", "/jobs"),), 0, "403\n")
 DENIED_ENTRY = {
     "verdict": "DROPPED",
-    "destination": {"address": "127.0.0.1", "port": 80},
-    "http": {"method": "POST", "path": "/jobs"},
+    "l4": {"TCP": {"destination_port": 80}},
+    "l7": {"http": {"method": "POST", "url": "/jobs"}},
 }
 RIGHT = demo.Outcome(exit_code=0, output="403\n", errors="", received={}, log=[DENIED_ENTRY])
 
@@ -41,7 +42,9 @@ def test_a_call_with_everything_as_expected_is_right() -> None:
         {"received": {"jobs": ["POST /jobs"]}},
         {"log": []},
         {"log": [DENIED_ENTRY | {"verdict": FORWARDED}]},
-        {"log": [DENIED_ENTRY | {"destination": {"address": "127.0.0.1", "port": 81}}]},
+        {"log": [DENIED_ENTRY | {"l4": {"TCP": {"destination_port": 81}}}]},
+        {"log": [DENIED_ENTRY | {"l7": {"http": {"method": "GET", "url": "/jobs"}}}]},
+        {"log": [DENIED_ENTRY | {"l7": {"http": {"method": "POST", "url": "/applicants"}}}]},
     ],
 )
 def test_one_part_that_does_not_fit_is_enough(wrong: dict[str, object]) -> None:
@@ -73,6 +76,14 @@ def test_the_policy_of_the_demo_loads_without_a_word(services: Services) -> None
 def test_two_jobs_services_differ_by_their_address_alone(services: Services) -> None:
     assert services.jobs.port == services.other_jobs.port
     assert services.jobs.address != services.other_jobs.address
+
+
+def test_the_jobs_service_answers_in_one_segment(services: Services) -> None:
+    """Else the answer's second half waits for an acknowledgement, and the demo's times are Nagle's."""
+    with socket.create_connection((services.jobs.address, services.jobs.port), timeout=10) as client:
+        for _ in range(3):
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(65536).endswith(b'\r\n\r\n{"ok": true}\n')
 
 
 @pytest.mark.root
