@@ -286,7 +286,8 @@ class _Session:
                 self.channel.send({"drain": self.options.drain_timeout_s})
                 while (received := self.channel.receive()) is not None:
                     if "drained" in received[0]:
-                        self.lost = int(received[0].get("lost", 0))
+                        lost = received[0].get("lost")
+                        self.lost = lost if isinstance(lost, int) else 0
                         break
                     self._take(received[0])
         self._reap_worker()
