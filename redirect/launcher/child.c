@@ -15,6 +15,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#define LAST_SIGNAL	64	/* the kernel's _NSIG; its sets are one long */
+
 static int exit_code_of(const struct trouble *trouble)
 {
 	if (trouble->kind != NOT_EXECUTED)
@@ -67,16 +69,21 @@ static const char *close_descriptors(int *trouble_fd)
 	return NULL;
 }
 
+/*
+ * By system calls: libc refuses to touch 32 and 33, which it keeps for itself, but its posix_spawn leaves them ignored,
+ * and so does every program that was started that way (by make, for one). Zeros are SIG_DFL, without flags.
+ */
 static void reset_signals(void)
 {
-	struct sigaction action = { .sa_handler = SIG_DFL };
-	sigset_t none;
+	const struct {
+		unsigned long handler, flags, restorer, mask;
+	} by_default = { 0 };
+	const unsigned long none = 0;
 
-	/* Errors are of SIGKILL, SIGSTOP and the two that libc keeps for itself. */
-	for (int number = 1; number < NSIG; number++)
-		(void)sigaction(number, &action, NULL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	/* Errors are of SIGKILL and SIGSTOP. */
+	for (int number = 1; number <= LAST_SIGNAL; number++)
+		(void)syscall(SYS_rt_sigaction, number, &by_default, NULL, sizeof(none));
+	(void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof(none));
 }
 
 _Noreturn void become_command(const struct plan *plan, pid_t guardian, int trouble_fd)
