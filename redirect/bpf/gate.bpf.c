@@ -248,6 +248,11 @@ int rc_gate(struct __sk_buff *skb)
 	}
 	family = sk->family;
 	conn = bpf_sk_storage_get(&conns, sk, 0, 0);
+	/* SO_BINDTODEVICE after connect, or IP_PKTINFO: what was judged as loopback would go to a neighbour. */
+	if (is_loopback(&p.destination) && skb->ifindex != LOOPBACK_IFINDEX) {
+		reason = RC_REASON_BOUND_DEVICE;
+		goto drop;
+	}
 	reason = p.protocol == IPPROTO_TCP ? judge_tcp(w, sk, conn, &p) : judge_other(skb, w, conn, &p);
 	if (!reason)
 		return 1;
