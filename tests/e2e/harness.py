@@ -327,6 +327,20 @@ def cgroup_of(pid: int) -> str:
     return ""
 
 
+def listener_port(running: Running, family: socket.AddressFamily = socket.AF_INET) -> int:
+    """Where the proxy listens: the redirect target."""
+    inodes = set()
+    for entry in Path(f"/proc/{running.worker_pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(entry))
+    table = Path(f"/proc/{running.worker_pid}/net/" + ("tcp" if family == socket.AF_INET else "tcp6"))
+    for line in table.read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:  # TCP_LISTEN
+            return int(fields[1].rpartition(":")[2], 16)
+    raise AssertionError("the proxy does not listen")
+
+
 # --- Servers ---------------------------------------------------------------------------------------------------------
 
 
