@@ -12,6 +12,7 @@ const volatile struct rc_config cfg = {};
 #define LOOPBACK_IFINDEX 1
 #define IP_OFFSET_MASK 0x1fff
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
 #define TCP_URG 0x20
 #define REPLY_WINDOW_NS (30 * 1000000000ULL)
@@ -173,7 +174,10 @@ static __always_inline __u32 judge_tcp(const struct rc_workload *w, struct bpf_s
 	case RC_REDIRECTED:
 		if (!is_listener(&cfg, &p->destination, p->destination_port))
 			return RC_REASON_NOT_REDIRECTED;
-		return p->tcp_flags & TCP_URG ? RC_REASON_URGENT_DATA : RC_REASON_NONE;
+		/* A reset in urgent mode carries the flag too, and no data: the proxy must learn of it. */
+		if (p->tcp_flags & TCP_URG && (p->payload || !(p->tcp_flags & TCP_RST)))
+			return RC_REASON_URGENT_DATA;
+		return RC_REASON_NONE;
 	case RC_REFUSED:
 		return RC_REASON_DEFAULT_DENY;
 	}
