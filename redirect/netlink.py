@@ -1,9 +1,10 @@
-"""Two questions to the kernel over netlink: which addresses are this host's own, and: end this connection.
+"""What the network namespace is asked: which addresses are its own, to end a connection, to bring `lo` up.
 
 rtnetlink(7) and sock_diag(7); include/uapi/linux/{rtnetlink,inet_diag}.h. Answers are checked before they are used.
 """
 
 import errno
+import fcntl
 import ipaddress
 import os
 import socket
@@ -22,12 +23,15 @@ RTN_LOCAL = 2
 RTA_DST = 1
 RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x40, 0x400
 SOCK_DESTROY = 21
+SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
+IFF_UP = 1
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg
 _ATTRIBUTE = struct.Struct("=HH")
 _DIAG_ID = struct.Struct("=2s2s16s16sIII")  # inet_diag_sockid
 _DIAG = struct.Struct("=BBBBI")  # inet_diag_req_v2
+_INTERFACE_FLAGS = struct.Struct("=16sH22x")  # ifreq with ifr_flags
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -81,6 +85,20 @@ def own_networks() -> set[IPNetwork]:
                 if attribute == RTA_DST:
                     found.add(maker((value, bits)))
     return found
+
+
+def bring_up_loopback() -> bool:
+    """Set `lo` up, where it is not: a fresh namespace has it down. True if it had to be. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        answer = fcntl.ioctl(sock, SIOCGIFFLAGS, _INTERFACE_FLAGS.pack(b"lo", 0))
+        _name, flags = _INTERFACE_FLAGS.unpack(answer)
+        if flags & IFF_UP:
+            return False
+        try:
+            fcntl.ioctl(sock, SIOCSIFFLAGS, _INTERFACE_FLAGS.pack(b"lo", flags | IFF_UP))
+        except OSError as failed:
+            raise OSError(failed.errno, f"lo is down: {failed.strerror}; ip link set lo up") from None
+    return True
 
 
 class RouteWatch:
