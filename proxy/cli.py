@@ -1,16 +1,18 @@
 """The command line: argparse and nothing heavy; each command imports what it needs."""
 
 import argparse
+import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 EXEC_FAILED = 125
 USAGE_FAILED = 2
+INTERRUPTED = 130
+MAX_DRAIN_S = 3600.0
 _LABEL_KEY = re.compile(r"[A-Za-z0-9._/:-]+")
 
 
@@ -40,9 +42,48 @@ def labels_from(text: str) -> dict[str, str]:
     return labels
 
 
-def _parser() -> argparse.ArgumentParser:
+class _AddLabels(argparse.Action):
+    """`--labels a=b --labels c=d` are both meant; one key with two values is a mistake."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _option: str | None = None
+    ) -> None:
+        labels = dict(getattr(namespace, self.dest))
+        for key, value in values.items():
+            if labels.setdefault(key, value) != value:
+                raise argparse.ArgumentError(self, f"label {key!r} has two values")
+        setattr(namespace, self.dest, labels)
+
+
+class _ShowVersion(argparse.Action):
+    """Looked up only when asked for: importlib.metadata costs more than all else that a parser needs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_arguments: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("racecar")
+        except PackageNotFoundError:
+            found = "unknown"
+        print(f"racecar {found}")
+        parser.exit()
+
+
+def seconds_from(text: str) -> float:
+    """Raises argparse.ArgumentTypeError, for inf and nan too."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_DRAIN_S:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of seconds from 0 to {MAX_DRAIN_S:g}")
+    return seconds
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser, and the parser of each command: its usage errors have its own exit code."""
     parser = _Parser(prog="racecar", description="Enforce least-privilege policy on API calls.")
-    parser.add_argument("--version", action="version", version=f"racecar {_version()}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and end")
     commands = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", parser_class=_Parser)
 
     check = commands.add_parser("check", help="load policy files and say what is wrong with them")
@@ -62,12 +103,14 @@ def _parser() -> argparse.ArgumentParser:
         "exec", help="run one command under policy", usage="racecar exec --policy FILE [options] -- CMD [ARG ...]"
     )
     _add_exec_arguments(run)
-    return parser
+    return parser, commands.choices
 
 
 def _add_exec_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--policy", action="append", required=True, metavar="PATH", help="policy file or directory")
-    run.add_argument("--labels", type=labels_from, default={}, metavar="K=V,...", help="who the command is")
+    run.add_argument(
+        "--labels", type=labels_from, action=_AddLabels, default={}, metavar="K=V,...", help="who the command is"
+    )
     run.add_argument("--namespace", default="default", help="its namespace (default: %(default)s)")
     run.add_argument("--cluster", default="default", help="its cluster (default: %(default)s)")
     run.add_argument("--instance", metavar="NAME", help="name of this racecar (default: one of its own)")
@@ -75,17 +118,12 @@ def _add_exec_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--keep-privileges", action="store_true", help="keep uid and capabilities; they are a way out")
     run.add_argument("--audit", action="store_true", help="log what would be denied, and let it pass")
     run.add_argument("--access-log", metavar="FILE|-", help="write flows as JSON lines")
-    run.add_argument("--drain-timeout", type=float, default=5.0, metavar="S", help="for last bytes (default: 5 s)")
+    run.add_argument(
+        "--drain-timeout", type=seconds_from, default=5.0, metavar="S", help="for last bytes (default: 5 s)"
+    )
     run.add_argument("--allow-unselected", action="store_true", help="go on if no policy selects the command")
     run.add_argument("--strict", action="store_true", help="refuse to start where something is left open")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="after --")
-
-
-def _version() -> str:
-    try:
-        return version("racecar")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -93,7 +131,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     loaded = load_paths(arguments.paths)
     for finding in loaded.findings:
-        print(finding, file=sys.stderr)
+        _print(str(finding))
     return 0 if loaded.ok else 1
 
 
@@ -103,9 +141,24 @@ def _uninstall(arguments: argparse.Namespace) -> int:
     return uninstall(arguments.instance, force=arguments.force)
 
 
+def _print(text: str) -> None:
+    """A line on stderr; a reader that is gone changes no exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def _exec_failure(text: str) -> int:
-    print(f"racecar: {text}", file=sys.stderr)
+    _print(f"racecar: {text}")
     return EXEC_FAILED
+
+
+def fill_standard_streams() -> None:
+    """Open what of 0, 1 and 2 was closed: else a descriptor of ours gets the number, and passes for one of them."""
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _exec(arguments: argparse.Namespace) -> int:
@@ -113,19 +166,17 @@ def _exec(arguments: argparse.Namespace) -> int:
     from racecar.policy.load import load_paths
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
-    if not command:
+    if not command or not command[0]:
         return _exec_failure("no command: racecar exec --policy FILE -- CMD [ARG ...]")
     if os.geteuid() != 0:
         return _exec_failure("exec needs root: it loads BPF programs and gives the command a uid of its own (sudo)")
     if arguments.keep_privileges and arguments.user:
         return _exec_failure("--user and --keep-privileges exclude each other")
-    if arguments.drain_timeout < 0:
-        return _exec_failure("--drain-timeout must not be negative")
 
     loaded = load_paths(arguments.policy)
     for finding in loaded.findings:
         if finding.level == "error" or not loaded.ok:
-            print(finding, file=sys.stderr)
+            _print(str(finding))
     if not loaded.ok:
         return _exec_failure("the policy does not load; nothing was started")
     try:
@@ -143,18 +194,16 @@ def _exec(arguments: argparse.Namespace) -> int:
     if arguments.keep_privileges:
         if arguments.strict:
             return _exec_failure("--strict: --keep-privileges leaves raw sockets and the programs themselves open")
-        print(
+        _print(
             "racecar: warning: --keep-privileges: the command may leave its cgroup, open packet sockets and detach "
-            "the programs; only trusted code may run so",
-            file=sys.stderr,
+            "the programs; only trusted code may run so"
         )
     if arguments.user:
         if arguments.strict:
             return _exec_failure(f"--strict: other processes of {arguments.user} are a way out")
-        print(
+        _print(
             f"racecar: warning: --user {arguments.user}: other processes of that user (cron, systemd --user, tmux) "
-            "are not enforced and are a way out",
-            file=sys.stderr,
+            "are not enforced and are a way out"
         )
 
     from racecar.proxy.session import ExecOptions, run
@@ -192,9 +241,21 @@ COMMANDS = {"check": _check, "doctor": _doctor, "uninstall": _uninstall, "demo":
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
+    fill_standard_streams()
     logging.basicConfig(level=logging.WARNING, format="racecar: %(levelname)s: %(message)s", stream=sys.stderr)
-    parsed = _parser().parse_args(arguments)
-    return COMMANDS[parsed.verb](parsed)
+    parser, verbs = _parser()
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        verbs[parsed.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        return COMMANDS[parsed.verb](parsed)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as failed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still buffered: it would fail once more
+        if not isinstance(failed, BrokenPipeError):
+            _print(f"racecar: {failed}")
+        return EXEC_FAILED if parsed.verb == "exec" else 1
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from racecar.redirect import cgroups, registry
 from racecar.redirect.abi import EventKind, KernelEvent
 from racecar.redirect.instance import Instance, ListenPorts, pin_root
 from racecar.redirect.launch import Ending, Launched, LaunchError, LaunchPlan, Outcome, exec_failure_text, spawn
-from racecar.redirect.libbpf import RingBuffer
-from racecar.redirect.netlink import RouteWatch, destroy_tcp, own_networks
+from racecar.redirect.libbpf import BpfError, RingBuffer
+from racecar.redirect.netlink import RouteWatch, bring_up_loopback, destroy_tcp, own_networks
 from racecar.redirect.terminal import PtyRelay, terminals
 from racecar.redirect.uids import free_uids
 
@@ -84,6 +84,8 @@ def run(options: ExecOptions) -> int:
         _say(str(failed))
     except OSError as failed:
         _say(_text_of(failed))
+    except Exception:
+        logger.exception("a bug of racecar's own; the command was ended")  # 1 would pass for the command's own code
     return FAILED
 
 
@@ -96,6 +98,8 @@ def _say(text: str, *, raw: bool = False) -> None:
 
 def _text_of(failed: OSError) -> str:
     text = failed.strerror or str(failed)
+    if isinstance(failed, BpfError):
+        return f"{text}; `racecar doctor` says what is missing"
     return f"{text}: {failed.filename}" if failed.filename else text
 
 
@@ -103,7 +107,7 @@ class _Session:
     def __init__(self, options: ExecOptions, stack: ExitStack) -> None:
         self.options = options
         self.stack = stack
-        self.name = options.instance or f"exec-{os.getpid()}-{secrets.token_hex(3)}"
+        self.name = options.instance if options.instance is not None else f"exec-{os.getpid()}-{secrets.token_hex(3)}"
         self.worker_pid = 0
         self.channel: Channel | None = None
         self.restarts: list[float] = []
@@ -152,6 +156,8 @@ class _Session:
         self.flows = FlowWriter(source, executable_of)
         self.sink = None if log_fd is None else LineSink(log_fd)
 
+        if bring_up_loopback():
+            logger.info("lo was down and is up now")
         self.stack.callback(self._end_worker)
         ports, listeners = self._start_worker()
         self.instance = Instance(self.name)

@@ -89,7 +89,11 @@ def _become_worker(plan: WorkerPlan, channel: Channel, forget: Callable[[], None
     code = 1
     try:
         forget()
-        listeners = _confine(plan, channel)
+        try:
+            listeners = _confine(plan, channel)
+        except OSError as failed:
+            logger.error("the proxy cannot be confined: %s", failed)
+            os._exit(1)
         uvloop.run(_serve(plan, channel, listeners))
         code = 0
     except ChannelClosed:
