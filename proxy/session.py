@@ -365,6 +365,8 @@ class _Session:
             poller.register(channel_fd, select.EPOLLIN)
             while True:
                 timeout_s = 0.05 if self.sink is not None and not self.sink.is_empty else None
+                if self.launched.outcome is not None:
+                    timeout_s = 0.0  # read already, together with the news of its birth
                 if self.pty is None:
                     ready = {fd for fd, _ in poller.poll(timeout_s)}
                 else:
