@@ -266,7 +266,7 @@ def test_a_second_request_behind_an_outstanding_one_never_arrives() -> None:
     assert "HTTP_PIPELINED" in result.reasons()
 
 
-def test_a_body_left_on_a_denied_request_is_never_the_next_request(tmp_path: Path) -> None:
+def test_a_body_left_on_a_denied_request_is_never_the_next_request() -> None:
     """The attack: bytes of a refused request that would be read as one of their own."""
     code = """
         s = dial("127.0.0.1", port)
