@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from racecar.policy.paths import examine
 from racecar.policy.reasons import Reason
-from racecar.policy.regex import Pattern, matcher
-from racecar.policy.tables import HttpRule, RuleSet
+from racecar.policy.regex import Pattern, PatternSet, matcher
+from racecar.policy.tables import RuleSet
 
 CACHED_VERDICTS = 1024  # of each of two generations
 CACHED_REQUEST_BYTES = 512
@@ -29,7 +29,13 @@ class HttpMatcher:
     def __init__(self, ruleset: RuleSet) -> None:
         if ruleset.kind != "http":
             raise ValueError(f"a rule set of kind {ruleset.kind} does not judge HTTP requests")
-        self._rules = [_compiled(rule) for rule in ruleset.http]
+        # Patterns were checked at load: PatternError here is a bug, and no verdict.
+        self._rules: list[tuple[Pattern | None, int]] = []
+        self._by_path: dict[str | None, list[int]] = {None: []}  # path -> indexes in _rules; None: any path
+        for index, rule in enumerate(ruleset.http):
+            self._rules.append((matcher(rule.method) if rule.method is not None else None, rule.rule))
+            self._by_path.setdefault(rule.path, []).append(index)
+        self._paths = PatternSet(path for path in self._by_path if path is not None)
         self._young: dict[tuple[bytes, bytes], HttpVerdict] = {}
         self._old: dict[tuple[bytes, bytes], HttpVerdict] = {}
 
@@ -60,20 +66,11 @@ class HttpMatcher:
 
     def _match(self, method: bytes, raw: bytes, normal: bytes) -> HttpVerdict:
         """One and the same rule must match the path as sent and as servers understand it."""
-        for method_pattern, path_pattern, rule in self._rules:
-            if method_pattern is not None and not method_pattern.fullmatch(method):
-                continue
-            if path_pattern is not None:
-                if not path_pattern.fullmatch(raw):
-                    continue
-                if normal is not raw and not path_pattern.fullmatch(normal):
-                    continue
-            return HttpVerdict(True, rule, Reason.NONE)
+        paths = self._paths.matching(raw)
+        if normal is not raw:
+            paths &= self._paths.matching(normal)
+        for index in sorted(index for path in (None, *paths) for index in self._by_path[path]):
+            pattern, rule = self._rules[index]
+            if pattern is None or pattern.fullmatch(method):
+                return HttpVerdict(True, rule, Reason.NONE)
         return _NO_RULE
-
-
-def _compiled(rule: HttpRule) -> tuple[Pattern | None, Pattern | None, int]:
-    """Patterns were checked at load: PatternError here is a bug, and no verdict."""
-    method = matcher(rule.method) if rule.method is not None else None
-    path = matcher(rule.path) if rule.path is not None else None
-    return method, path, rule.rule

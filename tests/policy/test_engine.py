@@ -1,11 +1,17 @@
 """What requests a rule set lets through."""
 
+import timeit
+from typing import Any
+
 import pytest
+import re2
+from hypothesis import given
+from hypothesis import strategies as st
 
 from racecar.policy.engine import CACHED_VERDICTS, HttpMatcher, HttpVerdict
 from racecar.policy.model import DEFAULT_DENY
 from racecar.policy.reasons import Reason
-from racecar.policy.regex import Literal, PatternError, compile_pattern
+from racecar.policy.regex import SHARD_PATTERNS, Literal, PatternError, PatternSet, compile_pattern
 from racecar.policy.regex import matcher as pattern_of
 from racecar.policy.tables import HttpRule, RuleSet
 
@@ -106,8 +112,14 @@ def test_a_rule_set_that_is_not_http_judges_nothing() -> None:
 
 
 def test_a_pattern_that_is_not_re2_is_an_error_and_not_no_rule() -> None:
-    with pytest.raises(PatternError):
-        matcher(("GET", "("))
+    for rules in (
+        [("(", None)],
+        [("GET", "(")],
+        [("GET", "/a+"), ("GET", "("), ("GET", "/b+")],
+        [("GET", "\\pL{999}")],
+    ):
+        with pytest.raises(PatternError):
+            matcher(*rules)
 
 
 @pytest.mark.parametrize("text", ["GET", "/jobs", "/a-b_c~d,e;f=g&h@i:j!k'l\"m<n>o#p%q r/"])
@@ -121,3 +133,69 @@ def test_a_literal_matches_what_its_pattern_matches(text: str) -> None:
 @pytest.mark.parametrize("text", ["/a.", "/a*", "/a+", "/a?", "(a)", "[a]", "a|b", "a{2}", "^a", "a$", "a\\-"])
 def test_syntax_makes_a_pattern(text: str) -> None:
     assert not isinstance(pattern_of(text), Literal)
+
+
+PATTERNS = [
+    "/",
+    "/a",
+    "/a|/b",
+    "/a.*",
+    ".*",
+    ".*b",
+    "(?i)/A+",
+    "^/a$",
+    "/[^/]*",
+    "/a/?",
+    "/a\\b.b",
+    "(/a|/ab)(c|bcd)?",
+    "",
+    "()",
+    "$",
+    "/a{2,3}",
+    "\\x2fa",
+    "/\\C",
+    "/\u00e9.",
+    "\\pL*",
+]
+
+
+@given(
+    st.lists(st.sampled_from(PATTERNS) | st.integers(0, 99).map(lambda n: f"/a*{n}"), max_size=3 * SHARD_PATTERNS),
+    st.text("/abcdA1\n\u00e9", max_size=6).map(str.encode) | st.binary(max_size=4),
+)
+def test_patterns_match_together_what_they_match_alone(texts: list[str], text: bytes) -> None:
+    assert PatternSet(texts).matching(text) == {one for one in texts if compile_pattern(one).fullmatch(text)}
+
+
+def test_the_first_rule_that_matches_is_named() -> None:
+    rules = matcher(("POST", "/a"), ("GET", "/a.*"), (None, None), ("GET", "/a"), ("POST", "/a"))
+    assert rules.judge(b"GET", b"/a") == allowed(2)
+    assert rules.judge(b"POST", b"/a") == allowed(1)
+    assert rules.judge(b"PUT", b"/a") == allowed(3)
+
+
+def test_patterns_that_are_too_large_together_are_matched_apart() -> None:
+    texts = ["/\\pL{200}1", "/\\pL{200}2"]
+    large = PatternSet(texts)
+    assert len(large._shards) == 2
+    assert large.matching(b"/" + b"x" * 200 + b"2") == {texts[1]}
+
+
+def test_memory_that_runs_out_while_matching_is_an_error_and_not_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = matcher(("GET", "/a+"), ("GET", "/b+"))
+
+    def out_of_memory(_: Any, text: bytes) -> None:  # RE2's answer then, as if nothing matched
+        return None
+
+    monkeypatch.setattr(re2.Set, "Match", out_of_memory)
+    for target in (b"/a", b"/c"):
+        with pytest.raises(MemoryError):
+            rules.judge(b"GET", target)
+
+
+def test_a_verdict_on_many_rules_takes_a_fraction_of_the_time_of_asking_each() -> None:
+    texts = [f"/r{number}/[0-9]+" for number in range(500)]
+    rules, alone = matcher(*((None, text) for text in texts)), [compile_pattern(text) for text in texts]
+    target = b"/r/" + b"1" * 1000  # too long for the cache
+    together = min(timeit.repeat(lambda: rules.judge(b"GET", target), number=1, repeat=20))
+    assert together < min(timeit.repeat(lambda: [p.fullmatch(target) for p in alone], number=1, repeat=20)) / 3
