@@ -168,12 +168,14 @@ class Running:
         netns: HasPath | None = None,
         pass_fds: Sequence[int] = (),
         instance: str | None = None,
+        enter: Sequence[str] = (),
     ) -> None:
         self.instance = instance or unique_name()
         descriptor, log = tempfile.mkstemp(prefix="racecar-e2e-", suffix=".log")
         os.close(descriptor)
         self._log = Path(log)
-        enter = [] if netns is None else ["nsenter", f"--net={netns.path}"]
+        self._result: Result | None = None
+        enter = list(enter) if netns is None else ["nsenter", f"--net={netns.path}"]
         paths = [policies] if isinstance(policies, Path) else policies
         options = [word for path in paths for word in ("--policy", str(path))]
         options += ["--labels", labels] if labels else []
@@ -290,10 +292,13 @@ class Running:
 
     def stop(self) -> Result:
         """End it by SIGTERM, by SIGKILL if it will not end."""
+        if self._result is not None:
+            return self._result
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            return self.wait()
+            self._result = self.wait()
+            return self._result
         finally:
             for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
                 if stream is not None:
