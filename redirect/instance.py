@@ -31,6 +31,7 @@ from racecar.redirect.netlink import IPNetwork
 BPFFS_MAGIC = 0xCAFE4A11
 BPFFS_MOUNT = Path("/sys/fs/bpf")
 PENDING_LIMIT = 16384
+NO_POLICY = 0  # tables that nobody fills: they deny everything
 
 # object -> programs that belong on the workload's cgroup, in the order in which they are attached: the gate first,
 # so that at no moment a socket is released by a hook that nothing backs.
@@ -122,7 +123,7 @@ class Instance:
         self._own: set[IPNetwork] = set()
 
     def load(self, workload: int, listen: ListenPorts, *, connections: int = PENDING_LIMIT) -> None:
-        """Load all programs for one workload's attachment. Raises libbpf.BpfError."""
+        """Load all programs for one workload's attachment: until `fill` they refuse all. Raises libbpf.BpfError."""
         settings = CONFIG_STRUCT.pack(workload, swap16(listen.ipv4), swap16(listen.ipv6))
         sizes = {"pending": connections, "udp_replies": connections}
         for name in OBJECTS:
@@ -135,6 +136,7 @@ class Instance:
                 if map_name not in self._maps:
                     self._maps[map_name] = fd
                     libbpf.pin(fd, self.directory / f"map_{map_name}")
+        self._write_workload(workload, NO_POLICY, enforce_egress=True, audit=False, pending_limit=connections)
 
     def map_fd(self, name: str) -> int:
         return self._maps[name]
@@ -170,6 +172,11 @@ class Instance:
         for entry in ports:
             key = PORT_KEY_STRUCT.pack(80 + entry.port_bits, policy, entry.peer, 0, entry.protocol, swap16(entry.port))
             port_table.put(key, PORT_VALUE_STRUCT.pack(entry.verdict, entry.ruleset, entry.rule))
+        self._write_workload(workload, policy, enforce_egress=enforce_egress, audit=audit, pending_limit=pending_limit)
+
+    def _write_workload(
+        self, workload: int, policy: int, *, enforce_egress: bool, audit: bool, pending_limit: int
+    ) -> None:
         table = libbpf.Map(self._maps["workloads"], WORKLOAD_STRUCT.size, "workloads")
         value = WORKLOAD_STRUCT.pack(policy, 1, int(enforce_egress), int(audit), pending_limit, 0)
         table.put(workload.to_bytes(4, "little"), value)
