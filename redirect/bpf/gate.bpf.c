@@ -194,6 +194,17 @@ static __always_inline int answers_datagram(struct __sk_buff *skb, const struct 
 	return seen && bpf_ktime_get_boot_ns() - *seen < REPLY_WINDOW_NS;
 }
 
+/* A route that ends at loopback: the address is the host's own, also one that the table does not hold yet. */
+static __always_inline int is_unknown_own(struct __sk_buff *skb, const struct rc_workload *w, const struct packet *p)
+{
+	struct verdict v;
+
+	if (skb->ifindex != LOOPBACK_IFINDEX || scope_of(&p->destination) == RC_SCOPE_HOST)
+		return 0;
+	v = judge_in_scope(w, &p->destination, p->destination_port, p->protocol, RC_SCOPE_HOST);
+	return v.verdict != RC_ALLOW && !(w->audit && v.verdict == RC_DENY);
+}
+
 static __always_inline __u32 judge_other(struct __sk_buff *skb, const struct rc_workload *w, struct rc_conn *conn,
 					 const struct packet *p)
 {
@@ -203,6 +214,8 @@ static __always_inline __u32 judge_other(struct __sk_buff *skb, const struct rc_
 		reason = by_record(w, conn, p);
 	else
 		reason = by_table(w, p);
+	if (!reason && is_unknown_own(skb, w, p))
+		reason = RC_REASON_OWN_ADDRESS;
 	if (reason && p->protocol == IPPROTO_UDP && answers_datagram(skb, p))
 		return RC_REASON_NONE;
 	return reason;
