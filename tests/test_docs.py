@@ -1,20 +1,24 @@
 """What the documents say in tables and examples is what the code does."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from racecar.parsers.http1 import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from racecar.policy.load import load_text
 from racecar.policy.reasons import Reason
+from racecar.proxy import cli
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.limits import EdgeConfig
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+SCHEMA = json.loads((CHECKOUT / "docs/flow.schema.json").read_text())
 DOCUMENTS = (*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md"))
 
 
@@ -56,6 +60,35 @@ def test_every_reason_is_documented_under_its_number() -> None:
         (reason.value, reason.name) for reason in Reason if reason is not Reason.NONE
     ]
     assert all(cells[2] for cells in table)
+
+
+def members(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Dotted names of what a flow may hold; a choice of objects counts by its object."""
+    for choice in schema.get("oneOf", ()):
+        yield from members(choice, path)
+    for name, inner in schema.get("properties", {}).items():
+        name = "PROTOCOL" if path == "l4." else name
+        inner = SCHEMA["$defs"].get(inner.get("$ref", "").rpartition("/")[2], inner)
+        below = list(members(inner, f"{path}{name}.")) if f"{path}{name}" != "racecar.dialled" else []
+        yield from below or [f"{path}{name}"]
+
+
+def test_every_field_of_the_access_log_is_documented() -> None:
+    documented = [cells[0].strip("`") for cells in rows(section("docs/access-log.md", "Fields"))][2:]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == set(members(SCHEMA)) - {"l4.PROTOCOL"}  # ICMP has no ports
+
+
+def test_the_example_of_the_access_log_keeps_to_its_schema() -> None:
+    (example,) = re.findall(r"^```json\n(.*?)^```", (CHECKOUT / "docs/access-log.md").read_text(), re.M | re.S)
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(example))
+
+
+def test_every_option_of_exec_is_documented() -> None:
+    _parser, commands = cli._parser()
+    options = {name for action in commands["exec"]._actions for name in action.option_strings if name[:2] == "--"}
+    text = (CHECKOUT / "docs/exec.md").read_text()
+    assert [option for option in options - {"--help"} if option not in text.split("## Exit code")[0]] == []
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/policy.md"])
