@@ -31,6 +31,7 @@ from racecar.redirect.netlink import IPNetwork
 BPFFS_MAGIC = 0xCAFE4A11
 BPFFS_MOUNT = Path("/sys/fs/bpf")
 PENDING_LIMIT = 16384
+MAX_PEERS, MAX_PORTS = 65536, 262144  # maps.h
 NO_POLICY = 0  # tables that nobody fills: they deny everything
 
 # object -> programs that belong on the workload's cgroup, in the order in which they are attached: the gate first,
@@ -163,15 +164,26 @@ class Instance:
     ) -> None:
         """Write a policy's tables, then make the workload use them: the last write switches."""
         peer_table = libbpf.Map(self._maps["peers"], 4, "peers")
-        for peer in peers:
-            key = PEER_KEY_STRUCT.pack(
-                64 + mapped_bits(peer.network), policy, peer.scope, mapped(peer.network.network_address)
-            )
-            peer_table.put(key, peer.peer.to_bytes(4, "little"))
         port_table = libbpf.Map(self._maps["ports"], PORT_VALUE_STRUCT.size, "ports")
-        for entry in ports:
-            key = PORT_KEY_STRUCT.pack(80 + entry.port_bits, policy, entry.peer, 0, entry.protocol, swap16(entry.port))
-            port_table.put(key, PORT_VALUE_STRUCT.pack(entry.verdict, entry.ruleset, entry.rule))
+        try:
+            for peer in peers:
+                key = PEER_KEY_STRUCT.pack(
+                    64 + mapped_bits(peer.network), policy, peer.scope, mapped(peer.network.network_address)
+                )
+                peer_table.put(key, peer.peer.to_bytes(4, "little"))
+            for entry in ports:
+                key = PORT_KEY_STRUCT.pack(
+                    80 + entry.port_bits, policy, entry.peer, 0, entry.protocol, swap16(entry.port)
+                )
+                port_table.put(key, PORT_VALUE_STRUCT.pack(entry.verdict, entry.ruleset, entry.rule))
+        except libbpf.BpfError as failed:
+            if failed.errno not in (errno.ENOSPC, errno.E2BIG):
+                raise
+            raise OSError(
+                failed.errno,
+                "the policies that select this workload are too large for the kernel's tables: at most "
+                f"{MAX_PEERS} networks and {MAX_PORTS} port prefixes of them",
+            ) from None
         self._write_workload(workload, policy, enforce_egress=enforce_egress, audit=audit, pending_limit=pending_limit)
 
     def _write_workload(

@@ -175,6 +175,7 @@ class BpfObject:
         code = library().bpf_object__load(self._handle)
         if code:
             raise _failure(f"cannot load BPF object {self.name}", -code)
+        _messages.clear()  # what was said of a success explains no later failure
         return {name: library().bpf_map__fd(handle) for name, handle in self._maps().items() if "." not in name}
 
     def program_fd(self, name: str) -> int:

@@ -10,10 +10,11 @@ import itertools
 import json
 import os
 import random
+import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,18 @@ from racecar.policy.compile import compile_workload
 from racecar.policy.load import load_text
 from racecar.policy.model import TCP, UDP
 from racecar.policy.reasons import Reason
-from racecar.policy.tables import HOST, WORLD, CompiledWorkload, Verdict
+from racecar.policy.tables import HOST, WORLD, CompiledWorkload, PeerEntry, Verdict
 from racecar.redirect import libbpf
 from racecar.redirect.abi import ConnectionState
-from racecar.redirect.instance import ConnectionRecords, Instance, ListenPorts, ensure_bpffs, pin_root
+from racecar.redirect.instance import (
+    MAX_PEERS,
+    MAX_PORTS,
+    ConnectionRecords,
+    Instance,
+    ListenPorts,
+    ensure_bpffs,
+    pin_root,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -49,6 +58,8 @@ ADDRESSES = (
     "fd99::2", "fd99:0:0:1::1", "2001:db8::1", "2001:db9::1", "2606::1", "::ffff:10.1.2.3", "::ffff:10.1.2.4",
     "::ffff:127.0.0.1", "::ffff:192.0.2.1", "::ffff:8.8.8.8", "::fffe:0:1", "::ffff:0.0.0.0",
 )  # fmt: skip
+
+MAPS_H = (Path(__file__).resolve().parents[2] / "redirect/bpf/maps.h").read_text()
 
 _serial = itertools.count()
 
@@ -347,6 +358,16 @@ def test_what_is_pinned_goes_on_refusing_when_every_descriptor_is_closed(instanc
     assert in_workload(cgroup, refused) == [True]
     instance.tear_down()
     assert in_workload(cgroup, refused) == [False]
+
+
+def test_a_policy_too_large_for_the_tables_is_said_so_and_not_used(instance: Instance, cgroup: Path) -> None:
+    policy = compiled(ALLOW_ALL)
+    peers = (PeerEntry(WORLD, IPv4Network((n << 8, 24)), 1) for n in range(MAX_PEERS + 1))
+    with pytest.raises(OSError, match=f"too large for the kernel's tables: at most {MAX_PEERS} networks"):
+        instance.fill(0, 1, peers, policy.ports, enforce_egress=True, audit=False)
+    assert [seen.refused for seen in judged_by_kernel(instance, cgroup, [WORLD_TCP])] == [True]
+    sizes = dict(re.findall(r"max_entries, (\d+)\);\t/\* loader \*/\n\t__type\(key, struct (rc_p\w+_key)", MAPS_H))
+    assert {name: int(size) for size, name in sizes.items()} == {"rc_peer_key": MAX_PEERS, "rc_port_key": MAX_PORTS}
 
 
 def test_a_name_is_taken_once_and_its_directory_closed_to_others(instance: Instance) -> None:
