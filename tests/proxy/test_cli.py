@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from racecar.proxy import cli
+from racecar.proxy import cli, uninstall
+from racecar.redirect import registry
 
 POLICY = """\
 apiVersion: cilium.io/v2
@@ -416,3 +417,49 @@ def test_a_denial_with_stderr_closed_ends_nothing(policy: Path) -> None:
     command = [*RACECAR, "exec", "--policy", str(policy), *SELECTED, "--", "/usr/bin/python3", "-ISc", code]
     done = subprocess.run(command, preexec_fn=lambda: os.close(2), timeout=60, check=False)
     assert done.returncode == 1  # EPERM
+
+
+# --- uninstall --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Directories of one's own in place of /run/racecar and bpffs."""
+    monkeypatch.setattr(registry, "RUN_DIRECTORY", tmp_path / "run")
+    for module in (registry, uninstall):
+        monkeypatch.setattr(module, "pin_root", lambda: tmp_path / "pins")
+    (tmp_path / "pins").mkdir()
+    return tmp_path
+
+
+def test_uninstall_with_nothing_left_is_done(instances: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    as_root()
+    assert ended("uninstall") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_uninstall_of_a_name_that_is_none_says_which_there_are(
+    instances: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_root()
+    (instances / "pins" / "other").mkdir()
+    assert ended("uninstall", "--instance", "nope") == 1
+    assert capsys.readouterr().err == "racecar: no instance nope; there are: other\n"
+
+
+def test_uninstall_removes_the_dead_and_leaves_the_living(instances: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    as_root()
+    alive = registry.Registration("alive", registry.State("exec", os.getpid()))
+    registry.Registration("dead", registry.State("run", 1)).abandon()
+    assert ended("uninstall") == 1
+    captured = capsys.readouterr()
+    assert captured.out == "removed instance dead\n"
+    assert captured.err == "racecar: instance alive is running; stop it first, or pass --force\n"
+    assert registry.names() == ["alive"]
+    alive.release()
+
+
+def test_uninstall_needs_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert ended("uninstall") == 1
+    assert "needs root" in capsys.readouterr().err
