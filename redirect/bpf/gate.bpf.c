@@ -242,6 +242,28 @@ static __always_inline void note_drop(const struct packet *p, const struct rc_co
 	bpf_ringbuf_submit(e, 0);
 }
 
+/* One unconditional load a field: clang would else compute the socket's address, which the verifier refuses. */
+#define FIELD(sk, name) (*(volatile __u32 *)&(sk)->name)
+
+/* The ends of a TCP socket whose packet could not be read: by them the loader finds the connection and ends it. */
+static __always_inline void ends_of(struct bpf_sock *sk, struct packet *p)
+{
+	struct address source = { { FIELD(sk, src_ip6[0]), FIELD(sk, src_ip6[1]), FIELD(sk, src_ip6[2]),
+				    FIELD(sk, src_ip6[3]) } };
+	struct address destination = { { FIELD(sk, dst_ip6[0]), FIELD(sk, dst_ip6[1]), FIELD(sk, dst_ip6[2]),
+					 FIELD(sk, dst_ip6[3]) } };
+	__be32 source4 = FIELD(sk, src_ip4), destination4 = FIELD(sk, dst_ip4);
+	int v4 = sk->family == AF_INET;
+
+	if (sk->protocol != IPPROTO_TCP)
+		return;
+	p->source = v4 ? v4_address(source4) : source;
+	p->destination = v4 ? v4_address(destination4) : destination;
+	p->source_port = bpf_htons(FIELD(sk, src_port));
+	p->destination_port = *(volatile __be16 *)&sk->dst_port;
+	p->protocol = IPPROTO_TCP;
+}
+
 SEC("cgroup_skb/egress")
 int rc_gate(struct __sk_buff *skb)
 {
@@ -256,15 +278,17 @@ int rc_gate(struct __sk_buff *skb)
 	if (!w->enforce_egress)
 		return 1;
 	reason = read_packet(skb, &p);
+	sk = sk ? bpf_sk_fullsock(sk) : NULL;
+	if (sk) {
+		family = sk->family;
+		conn = bpf_sk_storage_get(&conns, sk, 0, 0);
+		if (reason)
+			ends_of(sk, &p);
+	} else if (!reason) {
+		reason = RC_REASON_UNKNOWN_SOCKET;
+	}
 	if (reason)
 		goto drop;
-	sk = sk ? bpf_sk_fullsock(sk) : NULL;
-	if (!sk) {
-		reason = RC_REASON_UNKNOWN_SOCKET;
-		goto drop;
-	}
-	family = sk->family;
-	conn = bpf_sk_storage_get(&conns, sk, 0, 0);
 	/* SO_BINDTODEVICE after connect, or IP_PKTINFO: what was judged as loopback would go to a neighbour. */
 	if (is_loopback(&p.destination) && skb->ifindex != LOOPBACK_IFINDEX) {
 		reason = RC_REASON_BOUND_DEVICE;
