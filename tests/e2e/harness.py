@@ -24,12 +24,16 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import h11
+import jsonschema
 import yaml
 
 PYTHON = "/usr/bin/python3"
 PATIENCE_S = 20.0
 LABELS = "app=client"
 PINS = Path("/sys/fs/bpf/racecar")
+FLOW = jsonschema.Draft202012Validator(
+    json.loads((Path(__file__).resolve().parents[2] / "docs/flow.schema.json").read_text())
+)
 
 _serial = itertools.count()
 
@@ -288,6 +292,8 @@ class Running:
         for reader in self._readers:
             reader.join(PATIENCE_S)
         flows = [json.loads(line) for line in self._log.read_text().splitlines()]
+        for flow in flows:
+            FLOW.validate(flow)
         return Result(code, b"".join(self._output).decode(), self.stderr, flows)
 
     def stop(self) -> Result:
