@@ -25,6 +25,7 @@ from harness import (
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 LOCAL = "127.0.0.1"
+UDP_LITE = 136
 
 # Every way to send one datagram; `where` is the allowed or the forbidden place.
 WAYS = """
@@ -104,6 +105,32 @@ def test_a_rule_for_tcp_that_needs_reading_lets_no_datagram_pass() -> None:
         result = run_exec(policy(http(LOCAL, server.port)), argv)
         assert result.said == ["EPERM"] * 10
         assert server.close() == []
+
+
+def test_another_protocol_of_datagrams_is_not_covered_by_rules_for_udp() -> None:
+    """UDP-Lite shares UDP's hooks and ports, but not its rules; a rule without ports means every protocol."""
+    code = """
+        def lite():
+            return socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136)
+        s = lite()
+        say(attempt(lambda: s.connect(("127.0.0.1", port)) or s.send(b"hello")))
+        say(attempt(lite().sendto, b"hello", ("127.0.0.1", port)))
+    """
+    try:
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, UDP_LITE)
+    except OSError:
+        pytest.skip("needs UDP-Lite")
+    with receiver:
+        receiver.bind((LOCAL, 0))
+        receiver.setblocking(False)
+        argv = workload(code, port=receiver.getsockname()[1])
+        denied = run_exec(policy(cidr(LOCAL, receiver.getsockname()[1], protocol="UDP")), argv)
+        assert denied.said == ["EPERM", "EPERM"]
+        with pytest.raises(BlockingIOError):
+            receiver.recv(100)
+        allowed = run_exec(policy(cidr(LOCAL)), argv)
+        assert allowed.said == [5, 5]
+        assert [receiver.recv(100), receiver.recv(100)] == [b"hello", b"hello"]
 
 
 # --- Answers ---------------------------------------------------------------------------------------------------------

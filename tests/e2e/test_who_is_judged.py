@@ -155,6 +155,26 @@ def everything(sniffer: socket.socket) -> list[bytes]:
             return packets
 
 
+def test_a_connection_made_by_repair_has_no_handshake_and_shows_the_server_nothing() -> None:
+    """TCP_REPAIR makes an established socket out of nothing; it is judged like any other, and its bytes are reset."""
+    code = """
+        def repaired(place):
+            s = socket.socket()
+            s.settimeout(10)
+            s.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR
+            told = attempt(s.connect, ("127.0.0.1", place))
+            s.setsockopt(socket.IPPROTO_TCP, 19, 0)
+            return [told, told if told != "ok" else exchange(s, b"GET /secret HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")]
+        say(repaired(port)); say(repaired(denied))
+    """
+    with HttpServer() as server, TcpServer() as denied:
+        argv = workload(code, port=server.port, denied=denied.port)
+        result = run_exec(policy(http(LOCAL, server.port)), argv, extra=KEEP)
+        assert result.said == [["ok", "ECONNRESET"], ["EPERM", "EPERM"]]
+        assert b"".join(server.received) == b""
+        assert denied.connections == []
+
+
 # --- What a command is born with -------------------------------------------------------------------------------------
 
 
