@@ -29,6 +29,7 @@ IFF_UP = 1
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg
 _ATTRIBUTE = struct.Struct("=HH")
+MAX_DEVICES = 64  # asked one by one
 _DIAG_ID = struct.Struct("=2s2s16s16sIII")  # inet_diag_sockid
 _DIAG = struct.Struct("=BBBBI")  # inet_diag_req_v2
 _INTERFACE_FLAGS = struct.Struct("=16sH22x")  # ifreq with ifr_flags
@@ -133,29 +134,44 @@ def destroy_tcp(family: int, local: tuple[IPAddress, int], remote: tuple[IPAddre
 
     False if it is gone already. Raises OSError, EPERM without CAP_NET_ADMIN.
     """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(1)
+        netlink.bind((0, 0))
+        if _destroy(netlink, family, local, remote, cookie, 0):
+            return True
+        # A socket that is bound to a device is found by that device alone (inet_sk_bound_dev_eq).
+        devices = (index for index, _name in socket.if_nameindex()[:MAX_DEVICES])
+        return any(_destroy(netlink, family, local, remote, cookie, device) for device in devices)
+
+
+def _destroy(
+    netlink: socket.socket,
+    family: int,
+    local: tuple[IPAddress, int],
+    remote: tuple[IPAddress, int],
+    cookie: int,
+    device: int,
+) -> bool:
     (source, source_port), (destination, destination_port) = local, remote
     identity = _DIAG_ID.pack(
         struct.pack("!H", source_port),
         struct.pack("!H", destination_port),
         _diag_address(source, family),
         _diag_address(destination, family),
-        0,
+        device,
         cookie & 0xFFFFFFFF,
         cookie >> 32,
     )
     body = _DIAG.pack(family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + identity
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(1)
-        netlink.bind((0, 0))
-        netlink.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
-        for kind, payload in _messages(netlink.recv(1 << 16)):
-            if kind == NLMSG_ERROR:
-                code = -struct.unpack_from("=i", payload)[0]
-                if code == errno.ENOENT:
-                    return False
-                if code:
-                    raise OSError(code, f"cannot end the connection: {os.strerror(code)}")
-                return True
+    netlink.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
+    for kind, payload in _messages(netlink.recv(1 << 16)):
+        if kind == NLMSG_ERROR:
+            code = -struct.unpack_from("=i", payload)[0]
+            if code == errno.ENOENT:
+                return False
+            if code:
+                raise OSError(code, f"cannot end the connection: {os.strerror(code)}")
+            return True
     return False
 
 
