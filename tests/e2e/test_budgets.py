@@ -259,3 +259,16 @@ def test_a_flood_at_the_descriptor_limit_neither_ends_nor_spins_the_proxy() -> N
         assert sum(ends.values()) == 100
         assert ends["x"] == len(server.connections)
         assert worker
+
+
+@pytest.mark.parametrize("limit", [40, 105])
+def test_a_limit_too_low_to_load_the_programs_starts_nothing_and_leaves_nothing(limit: int, tmp_path: Path) -> None:
+    marker = tmp_path / "started"
+    argv = ["/bin/touch", str(marker)]
+    with start_exec(policy(relayed("127.0.0.1", 1)), argv, enter=limited(limit)) as running:
+        result = running.wait()
+        assert result.code == 125
+        assert "Too many open files" in result.stderr
+        assert not marker.exists()
+        assert not running.pins.exists()
+        assert not (Path("/run/racecar") / running.instance).exists()
