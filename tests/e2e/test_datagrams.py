@@ -78,6 +78,32 @@ def test_every_way_to_send_a_datagram_is_judged(address: str, server: str) -> No
         assert set(result.reasons()) == {"DEFAULT_DENY"}
 
 
+def test_an_address_of_another_family_than_its_socket_is_judged_too() -> None:
+    """UDP takes AF_UNSPEC for AF_INET, and IPv6 sockets take IPv4 addresses as they are."""
+    code = """
+        def raw(call, made_of, address_of, *places):
+            s = socket.socket(made_of, socket.SOCK_DGRAM)
+            for port, data in places:
+                place = struct.pack("=H", address_of) + struct.pack("!HI20x", port, 0x7F000001)
+                ctypes.set_errno(0)
+                if call == "connect":
+                    done = libc.connect(s.fileno(), place, 28) or libc.send(s.fileno(), data, len(data), 0)
+                else:
+                    done = libc.sendto(s.fileno(), data, len(data), 0, place, 28)
+                yield "ok" if done >= 0 else errno.errorcode[ctypes.get_errno()]
+        both = (allowed, b"hello"), (denied, b"leak")
+        say(*raw("sendto", socket.AF_INET, socket.AF_UNSPEC, *both))
+        say(*raw("sendto", socket.AF_INET6, socket.AF_INET, *both))
+        say(*raw("connect", socket.AF_INET6, socket.AF_INET, *both))
+    """
+    with UdpServer() as allowed, UdpServer() as denied:
+        argv = workload(code, allowed=allowed.port, denied=denied.port)
+        result = run_exec(policy(cidr(LOCAL, allowed.port, protocol="UDP")), argv)
+        assert result.said == [["ok", "EPERM"]] * 3
+        assert allowed.close() == [b"hello"] * 3
+        assert denied.close() == []
+
+
 def test_what_is_corked_goes_where_its_first_piece_was_judged() -> None:
     code = """
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
