@@ -258,3 +258,43 @@ def test_a_unix_socket_that_the_uid_may_open_is_a_way_out_and_a_closed_one_is_no
             Path(path).chmod(mode)
         result = run_exec(tmp / "test.yaml", workload(code, paths=paths))
         assert result.said == ["ok", "EACCES"]
+
+
+# --- What is given away by asking for it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "warning"),
+    [(("--user", "nobody"), "other processes of that user"), (("--keep-privileges",), "only trusted code may run so")],
+)
+def test_what_gives_the_boundary_away_warns_and_strict_refuses_it(option: tuple[str, ...], warning: str) -> None:
+    rules = policy(ANYWHERE)
+    told = run_exec(rules, workload("say(os.getuid())"), extra=option)
+    assert told.code == 0
+    assert warning in told.stderr
+    assert told.said == [0 if option[0] == "--keep-privileges" else 65534]
+    refused = run_exec(rules, workload("say(1)"), extra=(*option, "--strict"))
+    assert refused.code == 125
+    assert refused.said == []
+
+
+def test_the_user_root_is_no_way_to_keep_roots_files() -> None:
+    refused = run_exec(policy(ANYWHERE), workload("say(1)"), extra=("--user", "root"))
+    assert refused.code == 125
+    assert "--keep-privileges" in refused.stderr
+    assert refused.said == []
+
+
+def test_who_keeps_his_privileges_is_judged_all_the_same() -> None:
+    code = """
+        say(attempt(dial, "127.0.0.1", port))
+        say(attempt(socket.socket, socket.AF_PACKET, socket.SOCK_RAW))
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0xFFFF)
+        say(attempt(s.connect, ("127.0.0.1", port)))
+    """
+    with TcpServer() as server:
+        rules = policy(cidr("127.0.0.2", server.port))
+        result = run_exec(rules, workload(code, port=server.port), extra=("--keep-privileges",))
+        assert result.said == ["EPERM", "EAFNOSUPPORT", "EPERM"]
+        assert server.connections == []
