@@ -251,11 +251,12 @@ def test_a_stranger_who_dials_the_listener_is_reset(address: str, family: socket
         start_exec(policy(rule(address, server.port)), workload(CALLER, address=address, port=server.port)) as running,
     ):
         assert running.heard() == "ready"
+        assert running.ask("/jobs") == "HTTP/1.1 200"
         assert is_reset(address, listener_port(running, family))
         assert running.ask("/jobs") == "HTTP/1.1 200"
         result = running.wait()
         assert result.reasons() == ["NO_RECORD"]
-        assert len(server.connections) == 1
+        assert len(server.connections) == 2
 
 
 def test_a_workload_cannot_dial_its_own_proxy() -> None:
@@ -287,11 +288,13 @@ def test_a_workload_that_dials_anothers_proxy_gets_nothing_in_its_name() -> None
             assert victim.ask("/jobs") == "HTTP/1.1 200"
             other.wait()
             assert victim.wait().reasons() == ["NO_RECORD"]
-        assert server.requests == [("GET", "/jobs")]
+        assert server.requests == [("GET", "/jobs")] * 2
 
 
 def listener_port_of(running: Running) -> int:
+    """Of a proxy that has served a call."""
     assert running.heard() == "ready"
+    assert running.ask("/jobs") == "HTTP/1.1 200"
     return listener_port(running)
 
 
