@@ -33,7 +33,7 @@ from racecar.redirect.launch import Ending, Launched, LaunchError, LaunchPlan, O
 from racecar.redirect.libbpf import BpfError, RingBuffer
 from racecar.redirect.netlink import RouteWatch, bring_up_loopback, destroy_tcp, own_networks
 from racecar.redirect.terminal import PtyRelay, terminals
-from racecar.redirect.uids import free_uids
+from racecar.redirect.uids import NoFreeUid, free_uids
 
 FAILED = 125
 WORKLOAD = 0
@@ -80,7 +80,7 @@ def run(options: ExecOptions) -> int:
     try:
         with ExitStack() as stack:
             return _Session(options, stack).run()
-    except (SessionError, LaunchError) as failed:
+    except (SessionError, LaunchError, NoFreeUid) as failed:
         _say(str(failed))
     except OSError as failed:
         _say(_text_of(failed))
@@ -112,6 +112,7 @@ class _Session:
         self.channel: Channel | None = None
         self.restarts: list[float] = []
         self.launched: Launched | None = None
+        self.is_gone = False  # the guardian removed everything: another instance may have the name by now
         self.pty: PtyRelay | None = None
         self.ring: RingBuffer | None = None
         self.counted = (0.0, 0)
@@ -132,12 +133,12 @@ class _Session:
             registration = registry.Registration(self.name, state)
         except (ValueError, FileExistsError) as failed:
             raise SessionError(str(failed)) from None
-        self.stack.callback(registration.release)
+        self.stack.callback(lambda: registration.abandon() if self.is_gone else registration.release())
         lease = self.stack.enter_context(free_uids(2))
         log_fd = self._open_log()
 
         cgroups.Cgroup(base).close()
-        self.stack.callback(_remove_cgroups, base)
+        self.stack.callback(lambda: None if self.is_gone else _remove_cgroups(base))
         app, proxy = cgroups.Cgroup(base / "app"), cgroups.Cgroup(base / "proxy")
         self.stack.callback(app.close)
         self.stack.callback(proxy.close)
@@ -161,7 +162,7 @@ class _Session:
         self.stack.callback(self._end_worker)
         ports, listeners = self._start_worker()
         self.instance = Instance(self.name)
-        self.stack.callback(self.instance.tear_down)
+        self.stack.callback(lambda: self.instance.close() if self.is_gone else self.instance.tear_down())
         self.instance.load(WORKLOAD, ListenPorts(ports[0], ports[1] if len(ports) > 1 else 0))
         self.routes = RouteWatch()
         self.stack.callback(self.routes.close)
@@ -189,7 +190,7 @@ class _Session:
             str(registration.directory),
             *lease.paths,
         )
-        return self._run_command(app, lease.uids[0], lease.fds, cleanup, signals)
+        return self._run_command(app, lease.uids[0], (registration.fileno(), *lease.fds), cleanup, signals)
 
     def _open_log(self) -> int | None:
         if self.options.access_log is None:
@@ -233,9 +234,11 @@ class _Session:
         records = self.instance.read_only_fd("conns")
         try:
             self.channel.send({"go": True}, (records,))
+            received = self.channel.receive()
+        except (ChannelClosed, TimeoutError, ValueError) as failed:
+            raise SessionError(f"the proxy did not start: {failed}") from None
         finally:
             os.close(records)
-        received = self.channel.receive()
         if received is None or "ready" not in received[0]:
             raise SessionError("the proxy is not ready")
         self.channel.set_blocking(False)
@@ -264,15 +267,23 @@ class _Session:
 
     def _restart_worker(self) -> None:
         """The proxy died: until another listens, redirected connections are refused. Raises SessionError."""
-        self._reap_worker()
-        now = time.monotonic()
-        self.restarts = [at for at in self.restarts if now - at < RESTART_WINDOW_S]
-        self.restarts.append(now)
-        if len(self.restarts) > MAX_RESTARTS:
-            raise SessionError(f"the proxy died {len(self.restarts)} times in {RESTART_WINDOW_S:g} s; giving up")
-        _say("the proxy died and is started again; its connections were reset", raw=self._is_raw)
-        _ports, listeners = self._start_worker()
-        self._hand_over(listeners)
+        while True:
+            self._reap_worker()
+            now = time.monotonic()
+            self.restarts = [at for at in self.restarts if now - at < RESTART_WINDOW_S]
+            self.restarts.append(now)
+            if len(self.restarts) > MAX_RESTARTS:
+                raise SessionError(f"the proxy died {len(self.restarts)} times in {RESTART_WINDOW_S:g} s; giving up")
+            _say("the proxy died and is started again; its connections were reset", raw=self._is_raw)
+            try:
+                _ports, listeners = self._start_worker()
+                self._hand_over(listeners)
+            except SessionError as failed:
+                if time.monotonic() - now > RESTART_WINDOW_S:
+                    raise  # it hangs, and meanwhile nobody forwards signals
+                _say(str(failed), raw=self._is_raw)
+                continue
+            return
 
     def _reap_worker(self) -> None:
         if self.channel is not None:
@@ -406,6 +417,7 @@ class _Session:
                 f"the access log is incomplete: {lost} lines were dropped, its reader or its disk was too slow or full"
             )
         self.launched.finish()
+        self.is_gone = not self.launched.left
         for left in self.launched.left:
             logger.warning("left behind: %s", left)
 

@@ -7,9 +7,12 @@ before any of it is made, so that a crash half-way leaves nothing that the next 
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +22,9 @@ from racecar.redirect.instance import pin_root, remove_pins
 RUN_DIRECTORY = Path("/run/racecar")
 LAYOUT = 1  # of pins and state; another number is left alone and named
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_RESERVED = ("uids",)
+_RESERVED = ("uids", "lock")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,19 +44,24 @@ class Registration:
         """Raises ValueError for a bad name, FileExistsError if a living instance has it."""
         if not _NAME.fullmatch(name) or name in _RESERVED:
             raise ValueError(f"instance name {name!r}: lower-case letters, digits, '.', '_', '-', at most 63")
-        _make_private(RUN_DIRECTORY)
         self.name = name
         self.directory = RUN_DIRECTORY / name
-        _make_private(self.directory, mode=0o700)
-        self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise FileExistsError(
-                errno.EEXIST, f"instance {name} is running already; choose another --instance"
-            ) from None
-        self.save(state)
+        _make_private(RUN_DIRECTORY)
+        with _turn():
+            _make_private(self.directory, mode=0o700)
+            self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._lock)
+                raise FileExistsError(
+                    errno.EEXIST, f"instance {name} is running already; choose another --instance"
+                ) from None
+            self.save(state)
+
+    def fileno(self) -> int:
+        """The lock: whoever holds this descriptor keeps the instance alive. The guardian does, while it cleans up."""
+        return self._lock
 
     def save(self, state: State) -> None:
         temporary = self.directory / "state.json.new"
@@ -60,8 +70,9 @@ class Registration:
 
     def release(self) -> None:
         """Forget the instance: everything of it has been removed."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.abandon()
+        with _turn():
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.abandon()
 
     def abandon(self) -> None:
         """Let go of the lock and leave the rest as it is."""
@@ -82,6 +93,11 @@ def names() -> list[str]:
 
 
 def is_alive(name: str) -> bool:
+    with _turn():
+        return _is_locked(name)
+
+
+def _is_locked(name: str) -> bool:
     try:
         lock = os.open(RUN_DIRECTORY / name / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -93,6 +109,22 @@ def is_alive(name: str) -> bool:
     finally:
         os.close(lock)
     return False
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One process at a time makes, probes or removes an instance: a probe holds its lock, a removal its name."""
+    try:
+        # A file of root's alone: whoever can open the directory could lock that, and stop every start.
+        lock = os.open(RUN_DIRECTORY / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        yield  # no instance was ever made here
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def read_state(name: str) -> State | None:
@@ -108,12 +140,20 @@ def read_state(name: str) -> State | None:
 
 
 def remove(name: str) -> None:
-    """Take down a dead instance: end its processes, detach, remove its cgroups. Raises OSError."""
+    """Take down a dead instance: end its processes, detach, remove its cgroups. Raises OSError, also if it lives."""
+    with _turn():
+        if _is_locked(name):
+            raise BlockingIOError(errno.EBUSY, f"instance {name} is running")
+        _remove(name)
+
+
+def _remove(name: str) -> None:
     state = read_state(name)
     for cgroup in state.cgroups if state else []:
         kill_all(Path(cgroup))
     for cgroup in state.cgroups if state else []:
-        wait_empty(Path(cgroup), timeout_s=5)
+        if not wait_empty(Path(cgroup), timeout_s=5):
+            raise OSError(errno.EBUSY, f"processes in {cgroup} do not end; what confines them stays")
     remove_pins(pin_root() / name)
     for cgroup in state.cgroups if state else []:
         remove_tree(Path(cgroup))
@@ -121,15 +161,24 @@ def remove(name: str) -> None:
 
 
 def sweep() -> list[str]:
-    """Remove what dead `exec` instances left. An instance of another kind goes on refusing until `uninstall`."""
+    """Remove what dead `exec` instances left; what cannot be removed is logged and stays.
+
+    An instance of another kind goes on refusing until `uninstall`.
+    """
     swept = []
     for name in names():
-        if is_alive(name):
-            continue
-        state = read_state(name)
-        if (state and state.kind == "exec") or (state is None and name.startswith("exec-")):
-            remove(name)
-            swept.append(name)
+        with _turn():
+            # The trace may have gone meanwhile, or come: a name is judged when nobody can change it.
+            if _is_locked(name) or name not in names():
+                continue
+            state = read_state(name)
+            if (state and state.kind == "exec") or (state is None and name.startswith("exec-")):
+                try:
+                    _remove(name)
+                except OSError as failed:
+                    logger.warning("instance %s, left by a crash, cannot be removed: %s", name, failed)
+                    continue
+                swept.append(name)
     return swept
 
 

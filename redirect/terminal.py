@@ -99,9 +99,11 @@ class PtyRelay:
         self._handlers[number] = signal.signal(number, lambda _number, _frame: action())
 
     def _set_raw(self) -> None:
-        # In the background tcsetattr would stop us; SIGCONT comes with the foreground.
+        # In the background tcsetattr would stop us; SIGCONT comes with the foreground, and with SIGHUP from a terminal
+        # that is gone.
         if self._input_fd is not None and is_foreground(self._input_fd):
-            tty.setraw(self._input_fd, termios.TCSADRAIN)
+            with contextlib.suppress(termios.error):
+                tty.setraw(self._input_fd, termios.TCSADRAIN)
 
     @property
     def is_raw(self) -> bool:
