@@ -289,8 +289,8 @@ int rc_gate(struct __sk_buff *skb)
 	}
 	if (reason)
 		goto drop;
-	/* SO_BINDTODEVICE after connect, or IP_PKTINFO: what was judged as loopback would go to a neighbour. */
-	if (is_loopback(&p.destination) && skb->ifindex != LOOPBACK_IFINDEX) {
+	/* SO_BINDTODEVICE after connect, or IP_PKTINFO: what was judged as the host's own would go to a neighbour. */
+	if (skb->ifindex != LOOPBACK_IFINDEX && scope_of(&p.destination) == RC_SCOPE_HOST) {
 		reason = RC_REASON_BOUND_DEVICE;
 		goto drop;
 	}

@@ -227,9 +227,9 @@ def test_a_socket_bound_to_a_device_is_refused_where_the_proxy_would_have_to_rea
 
 
 @contextlib.contextmanager
-def wire_of(pair: Any) -> Iterator[list[bytes]]:
-    """What goes from the client's veth to 127.0.0.1, as a neighbour sees who claims that address."""
-    claim = ("neigh", "add", "127.0.0.1", "lladdr", "02:00:00:00:00:01", "dev", pair.client.device)
+def wire_of(pair: Any, address: str = "127.0.0.1") -> Iterator[list[bytes]]:
+    """What goes from the client's veth to `address`, as a neighbour sees who claims that address."""
+    claim = ("neigh", "add", address, "lladdr", "02:00:00:00:00:01", "dev", pair.client.device)
     subprocess.run(["ip", "-n", pair.client.name, *claim], check=True)
     every_protocol = socket.htons(3)
     seen: list[bytes] = []
@@ -239,7 +239,7 @@ def wire_of(pair: Any) -> Iterator[list[bytes]]:
         with contextlib.suppress(BlockingIOError):
             while True:
                 frame = wire.recv(65536)
-                if frame[12:14] == b"\x08\x00" and frame[30:34] == socket.inet_aton("127.0.0.1"):
+                if frame[12:14] == b"\x08\x00" and frame[30:34] == socket.inet_aton(address):
                     seen.append(frame)
 
 
@@ -266,20 +266,23 @@ def test_binding_a_judged_connection_to_a_device_afterwards_takes_no_byte_off_th
     assert result.reasons()[0] == "BOUND_DEVICE"
 
 
-def test_what_is_allowed_on_loopback_does_not_leave_by_another_device(netns_pair: Any) -> None:
+@pytest.mark.parametrize("own", ["127.0.0.1", "10.98.0.1"])
+def test_what_is_allowed_on_the_hosts_own_address_does_not_leave_by_another_device(netns_pair: Any, own: str) -> None:
+    if own != "127.0.0.1":
+        subprocess.run(["ip", "-n", netns_pair.client.name, "addr", "add", f"{own}/32", "dev", "lo"], check=True)
     code = """
         s = socket.socket()
         s.bind(("10.99.0.1", 0))
         s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
         s.settimeout(10)
-        say(attempt(s.connect, ("127.0.0.1", 4444)))
+        say(attempt(s.connect, (own, 4444)))
         u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         out = struct.pack("=i4s4s", socket.if_nametoindex(device.decode()), socket.inet_aton("10.99.0.1"), b"")
-        say(attempt(u.sendmsg, [b"SMUGGLED"], [(socket.IPPROTO_IP, 8, out)], 0, ("127.0.0.1", 4444)))
+        say(attempt(u.sendmsg, [b"SMUGGLED"], [(socket.IPPROTO_IP, 8, out)], 0, (own, 4444)))
     """
-    rules = cidr("127.0.0.1", 4444), cidr("127.0.0.1", 4444, protocol="UDP")
-    with wire_of(netns_pair) as seen:
-        argv = workload(code, device=netns_pair.client.device.encode())
+    rules = cidr(own, 4444), cidr(own, 4444, protocol="UDP")
+    with wire_of(netns_pair, own) as seen:
+        argv = workload(code, device=netns_pair.client.device.encode(), own=own)
         result = run_exec(policy(*rules), argv, netns=netns_pair.client)
         assert result.said == ["ECONNABORTED", "EPERM"]
     assert seen == []
