@@ -400,7 +400,7 @@ class _Session:
                 outcome = self.launched.poll()
                 if outcome is not None:
                     if self.pty is not None:
-                        self.pty.run(self.launched.fileno())
+                        self.pty.drain()
                     return outcome
 
     def _finish(self, app: cgroups.Cgroup) -> None:

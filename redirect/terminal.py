@@ -137,12 +137,13 @@ class PtyRelay:
             self.master_fd = -1
 
     def run(self, stop_fd: int) -> None:
-        """Carry bytes until `stop_fd` is readable (Launched.fileno), then what is left in the pty.
-
-        What the command's children write for longer than DRAIN_S after its end is not waited for.
-        """
+        """Carry bytes until `stop_fd` is readable (Launched.fileno), then what is left in the pty."""
         while not self.step(stop_fd):
             pass
+        self.drain()
+
+    def drain(self) -> None:
+        """Carry what the command left in the pty; its children's output is waited for no longer than DRAIN_S."""
         deadline = time.monotonic() + DRAIN_S
         while (left := deadline - time.monotonic()) > 0 and _poll(left, {self.master_fd: select.POLLIN}):
             if not self._to_user():
