@@ -100,7 +100,7 @@ PRELUDE = """
 import ctypes, errno, json, os, select, socket, struct, sys, threading
 libc = ctypes.CDLL(None, use_errno=True)
 def say(*values):
-    print(json.dumps(values[0] if len(values) == 1 else values), flush=True)
+    os.write(1, json.dumps(values[0] if len(values) == 1 else values).encode() + b"\\n")  # signal handlers say too
 def listen():
     return sys.stdin.readline().strip()
 def attempt(function, *arguments):
