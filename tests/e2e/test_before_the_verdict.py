@@ -274,6 +274,63 @@ def test_with_no_room_for_its_record_a_connection_is_refused_and_not_passed() ->
             assert other.wait().reasons() == []
 
 
+# --- Sockets used again ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_socket_used_again_is_judged_anew(mapped: bool) -> None:
+    """connect(AF_UNSPEC) ends a connection and keeps the socket, with its cookie and its storage."""
+    code = """
+        address = "::ffff:127.0.0.1" if mapped else "127.0.0.1"
+        s = socket.socket(socket.AF_INET6 if mapped else socket.AF_INET)
+        s.settimeout(10)
+        def call(port, target):
+            told = attempt(s.connect, (address, port))
+            if told == "ok":
+                s.sendall(b"GET " + target + b" HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+                told = s.recv(65536)[:12].decode()
+                say(told, s.getpeername()[1] == port)
+                libc.connect(s.fileno(), bytes(28), 28)
+            else:
+                say(told)
+        for target in (b"/jobs", b"/secret"):
+            call(native, target); call(read, target); call(denied, target); call(read, target); call(native, target)
+    """
+    with HttpServer() as native, HttpServer() as read, HttpServer() as denied:
+        ports = {"native": native.port, "read": read.port, "denied": denied.port}
+        rules = policy(cidr(LOCAL, native.port), http(LOCAL, read.port))
+        result = run_exec(rules, workload(code, mapped=mapped, **ports))
+        passed, refused = ["HTTP/1.1 200", True], ["HTTP/1.1 403", True]
+        assert result.said[:5] == [passed, passed, "EPERM", passed, passed]
+        assert result.said[5:] == [passed, refused, "EPERM", refused, passed]
+        assert read.requests == [("GET", "/jobs")] * 2
+        assert len(native.requests) == 4
+        assert denied.connections == []
+
+
+def test_a_mapped_socket_that_becomes_ipv4_is_judged_like_before() -> None:
+    """IPV6_ADDRFORM changes the family under a connection."""
+    code = """
+        s = socket.socket(socket.AF_INET6)
+        s.settimeout(10)
+        s.connect(("::ffff:127.0.0.1", read))
+        say(attempt(s.setsockopt, socket.IPPROTO_IPV6, 1, socket.AF_INET))
+        for target in (b"/secret", b"/jobs"):
+            s.sendall(b"GET " + target + b" HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+            say(s.recv(65536)[:12].decode())
+        v4 = socket.socket(fileno=s.detach())
+        say(v4.family == socket.AF_INET, v4.getpeername() == ("127.0.0.1", read))
+        libc.connect(v4.fileno(), bytes(16), 16)
+        say(attempt(v4.connect, ("127.0.0.1", denied)))
+    """
+    with HttpServer() as read, TcpServer() as denied:
+        argv = workload(code, read=read.port, denied=denied.port)
+        result = run_exec(policy(http(LOCAL, read.port)), argv)
+        assert result.said == ["ok", "HTTP/1.1 403", "HTTP/1.1 200", [True, True], "EPERM"]
+        assert read.requests == [("GET", "/jobs")]
+        assert denied.connections == []
+
+
 # --- States of TCP ---------------------------------------------------------------------------------------------------
 
 
