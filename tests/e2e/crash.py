@@ -1,4 +1,4 @@
-"""What the crash tests share: who is who in a running exec, what it has in the kernel, a machine of its own to crash in."""
+"""What the crash tests share: who is who in an exec, what it has in the kernel, a machine of its own to crash in."""
 
 import contextlib
 import json
@@ -72,8 +72,8 @@ class Machine:
     """A mount namespace with a bpffs and a /run/racecar of its own: what crashes in it is seen by no other instance."""
 
     def __init__(self) -> None:
-        script = "mkdir -p /run/racecar && mount -t tmpfs -o mode=755 racecar /run/racecar && mount -t bpf bpf /sys/fs/bpf && "
-        script += "echo ready && exec cat"
+        script = "mkdir -p /run/racecar && mount -t tmpfs -o mode=755 racecar /run/racecar && "
+        script += "mount -t bpf bpf /sys/fs/bpf && echo ready && exec cat"
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
             stdin=subprocess.PIPE,
@@ -97,6 +97,7 @@ class Machine:
         return sorted(found - {"uids", "lock"})
 
     def close(self) -> None:
+        self.racecar("uninstall", "--force")  # what a failed test left
         self._holder.kill()
         self._holder.communicate()
 
