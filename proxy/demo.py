@@ -181,4 +181,7 @@ def rule_text(entry: LogEntry) -> str:
     rule = entry.get("rule")
     if isinstance(rule, dict):
         return f"{rule.get('namespace')}/{rule.get('policy')} {rule.get('index')}"
+    policies = entry.get("racecar", {}).get("policies")
+    if policies is not None:
+        return f"default deny ({', '.join(policies)})"
     return str(rule or str(entry.get("reason", "")).lower().replace("_", " "))

@@ -21,6 +21,8 @@ from racecar.redirect.abi import ConnectionRecord, EventKind, IPAddress, KernelE
 PROTOCOLS = {1: "ICMPv4", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 WITH_PORTS = (6, 17, 132)
 
+_DEFAULT_DENY = frozenset((Reason.DEFAULT_DENY, Reason.HTTP_NO_RULE))
+
 ProcessName = Callable[[int, int], str | None]  # (pid, start in ns of boot time) -> path of its executable
 
 
@@ -32,6 +34,7 @@ class FlowSource:
     namespace: str
     labels: Sequence[str]
     rules: Sequence[RuleRef]  # by number; 0 is default deny
+    policies: Sequence[str] = ()  # NAMESPACE/NAME of those that select the workload
 
     def rule(self, number: int) -> dict[str, Any] | None:
         if not 0 < number < len(self.rules):
@@ -145,6 +148,8 @@ class FlowWriter:
         }
         if verdict == "DROPPED":
             flow["drop_reason_desc"] = reason.name
+        if reason in _DEFAULT_DENY and flow["rule"] is None:
+            flow["racecar"]["policies"] = list(self._source.policies)
         return flow
 
     def _process(self, flow: dict[str, Any], pid: int, start_ns: int, uid: int, comm: str, cgroup_id: int) -> None:

@@ -143,7 +143,7 @@ class _Session:
         self.stack.callback(app.close)
         self.stack.callback(proxy.close)
 
-        source = FlowSource(self.name, options.namespace, options.labels, options.compiled.rules)
+        source = FlowSource(self.name, options.namespace, options.labels, options.compiled.rules, options.compiled.policies)
         self.plan = WorkerPlan(
             uid=lease.uids[1],
             gid=lease.uids[1],

@@ -29,7 +29,7 @@ SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs/flow.schema.jso
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 RULE = RuleRef("tweeter", "default", "CiliumNetworkPolicy", "tweeter.yaml", 14, "egress[0].toPorts[0].rules.http[0]")
-SOURCE = FlowSource("exec-1", "default", ("app=tweeter",), (DEFAULT_DENY, RULE))
+SOURCE = FlowSource("exec-1", "default", ("app=tweeter",), (DEFAULT_DENY, RULE), ("default/tweeter",))
 PEER = IPv4Address("192.0.2.7")
 RECORD = ConnectionRecord(
     cookie=77,
@@ -426,3 +426,9 @@ def test_records_of_the_kernel_become_flows() -> None:
     flow = checked(writer().connection(replace(CONNECTION, record=ConnectionRecord.unpack(raw))))
     assert (flow["IP"]["destination"], flow["l4"]["TCP"]["destination_port"]) == ("192.0.2.7", 80)
     assert flow["process"]["comm"] == "curl"
+
+
+def test_a_default_deny_names_the_policies_that_cause_it() -> None:
+    flow = checked(writer().kernel(replace(EVENT, kind=EventKind.DENIED, reason=Reason.DEFAULT_DENY, rule=0)))
+    assert flow["rule"] is None
+    assert flow["racecar"]["policies"] == ["default/tweeter"]
