@@ -166,22 +166,15 @@ def test_grandchildren_are_covered(output: Output, cgroup: Path) -> None:
     assert f"0::/{cgroup.name}" in text.splitlines()
 
 
-KEYRING = """
-import ctypes, os
-libc = ctypes.CDLL(None, use_errno=True)
-number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
-GET_KEYRING_ID, SESSION = 0, -3
-print(libc.syscall(ctypes.c_long(number), GET_KEYRING_ID, SESSION, 0), ctypes.get_errno())
-"""
-
-
 def test_the_command_does_not_possess_the_loaders_keys(output: Output) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     number = {"x86_64": 250, "aarch64": 219}[platform.machine()]
     ours = libc.syscall(ctypes.c_long(number), 1, None)  # a session keyring for this process: it may have had none
     if ours < 0:
         pytest.skip("needs keyctl(2)")
-    assert int(output(python(KEYRING))[1].split()[0]) not in (ours, -1)
+    outcome, text = output(["cat", "/proc/keys"])
+    assert outcome.code == 0
+    assert f"{ours:08x}" not in [line.split()[0] for line in text.splitlines()]
 
 
 # --- Descriptors ---------------------------------------------------------------------------------------------------
@@ -298,6 +291,19 @@ for number in (425, 426, 427):
     print(errno.errorcode[ctypes.get_errno()])
 """
     assert output(python(source), keep_privileges=True)[1].split() == ["ENOSYS"] * 3
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_the_kernels_key_service_does_not_exist(output: Output, privileged: bool) -> None:
+    source = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+numbers = {"x86_64": (248, 249, 250), "aarch64": (217, 218, 219)}[os.uname().machine]
+for number in numbers:
+    libc.syscall(ctypes.c_long(number), b"user", b"racecar", b"", 0, 0)
+    print(errno.errorcode[ctypes.get_errno()])
+"""
+    assert output(python(source), keep_privileges=privileged)[1].split() == ["ENOSYS"] * 3
 
 
 X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="needs x86_64")
