@@ -163,6 +163,24 @@ def test_a_killed_guardian_ends_the_command_and_the_loader_removes_everything(
         held.wait_gone()
 
 
+def test_while_a_guardian_cleans_up_the_instance_is_alive_to_others(machine: Machine) -> None:
+    rules = policy(relayed("127.0.0.1", 9))
+    with start_exec(rules, workload("say('up'); threading.Event().wait()"), enter=machine.enter) as running:
+        assert running.heard() == "up"
+        guardian = guardian_of(running)
+        kill(guardian, signal.SIGSTOP)
+        kill(running.pid, signal.SIGKILL)
+        running.process.wait(PATIENCE_S)
+        other = run_exec(rules, ["true"], enter=machine.enter)
+        assert (other.code, other.stderr) == (0, "")
+        again = run_exec(rules, ["true"], enter=machine.enter, instance=running.instance)
+        assert again.code == 125
+        assert f"instance {running.instance} is running already" in again.stderr
+        assert machine.traces() == [running.instance]
+        kill(guardian, signal.SIGCONT)
+        wait_until(lambda: machine.traces() == [], "the guardian removes everything")
+
+
 ORPHAN = """
 if os.fork() == 0:  # a child of a child: the guardian's death does not take it along
     os.setsid()
