@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from racecar.policy.findings import Finding, shown
+from racecar.policy.findings import MAX_FINDINGS, TOO_MANY_FINDINGS, Finding, shown
 
 MAX_NESTING = 64
 MAX_NODES = 1_000_000  # of one file, aliases expanded
@@ -253,6 +253,8 @@ class _Builder:
             raise DocumentError(line, column, f"a key must be a string, not a {node.kind}")
         first = self._seen[-1].setdefault(node.value, (line, column))
         if first != (line, column):
+            if len(self._findings) == MAX_FINDINGS:
+                raise DocumentError(line, column, TOO_MANY_FINDINGS)
             text = f"duplicate key {shown(node.value)}, first on line {first[0]}"
             self._findings.append(Finding(self._path, line, column, "error", text))
         return node

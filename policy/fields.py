@@ -4,15 +4,13 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from racecar.policy.document import Node
-from racecar.policy.findings import Finding, shown
-
-MAX_FINDINGS = 200  # of one file; the rest is counted
+from racecar.policy.findings import MAX_FINDINGS, TOO_MANY_FINDINGS, Finding, shown
 
 _NAMES = {"int": "a number", "number": "a number", "bool": "a boolean", "null": "null"}
 
 
 class Report:
-    """The findings of one file."""
+    """The findings of one file: the first MAX_FINDINGS, a note that there are more, and at least one error if any."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -20,21 +18,20 @@ class Report:
         self.errors = 0
 
     def error(self, node: Node, text: str) -> None:
-        self.errors += 1
-        self._add(Finding(self.path, node.line, node.column, "error", text))
+        self.add(Finding(self.path, node.line, node.column, "error", text))
 
     def warning(self, node: Node, text: str, slug: str) -> None:
-        self._add(Finding(self.path, node.line, node.column, "warning", text, slug))
+        self.add(Finding(self.path, node.line, node.column, "warning", text, slug))
 
     def notice(self, node: Node, text: str) -> None:
-        self._add(Finding(self.path, node.line, node.column, "notice", text))
+        self.add(Finding(self.path, node.line, node.column, "notice", text))
 
-    def _add(self, finding: Finding) -> None:
+    def add(self, finding: Finding) -> None:
+        self.errors += finding.level == "error"
         if len(self.findings) < MAX_FINDINGS or (finding.level == "error" and self.errors == 1):
             self.findings.append(finding)
         elif len(self.findings) == MAX_FINDINGS:
-            text = f"more than {MAX_FINDINGS} findings in this file, the others are not shown"
-            self.findings.append(Finding(self.path, finding.line, finding.column, finding.level, text))
+            self.findings.append(Finding(self.path, finding.line, finding.column, finding.level, TOO_MANY_FINDINGS))
 
 
 class Fields:

@@ -6,6 +6,8 @@ from typing import Literal
 Level = Literal["error", "warning", "notice"]
 
 SHOWN_CHARACTERS = 60
+MAX_FINDINGS = 200  # of one file
+TOO_MANY_FINDINGS = f"more than {MAX_FINDINGS} findings in this file, the others are not shown"
 
 
 def printable(text: str) -> str:

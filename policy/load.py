@@ -73,24 +73,24 @@ class _File:
         self._path = path
         self._objects = objects
         self._policies: list[Policy] = []
-        self._syntax: list[Finding] = []
 
     @property
     def findings(self) -> list[Finding]:
         """In the order of their places."""
-        return sorted(self._syntax + self._report.findings, key=lambda finding: (finding.line, finding.column))
+        return sorted(self._report.findings, key=lambda finding: (finding.line, finding.column))
 
     def load(self, data: bytes) -> list[Policy]:
         if len(data) > MAX_FILE_BYTES:
-            self._syntax.append(Finding(self._path, 1, 1, "error", f"larger than {MAX_FILE_BYTES} bytes"))
+            self._report.add(Finding(self._path, 1, 1, "error", f"larger than {MAX_FILE_BYTES} bytes"))
             return []
         parsed = parse(data, self._path)
-        self._syntax += parsed.findings
+        for finding in parsed.findings:
+            self._report.add(finding)
         if parsed.error is not None:
-            self._syntax.append(parsed.error.finding(self._path))
+            self._report.add(parsed.error.finding(self._path))
         documents = [document for document in parsed.documents if not document.is_null]
         if not documents and parsed.error is None:
-            self._syntax.append(Finding(self._path, 1, 1, "notice", "holds no document"))
+            self._report.add(Finding(self._path, 1, 1, "notice", "holds no document"))
         for document in documents:
             self._object(document, "a document")
         return self._policies

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from racecar.policy.compile import compile_workload
+from racecar.policy.document import parse
 from racecar.policy.load import Loaded, load_text
 from racecar.policy.model import Policy
 
@@ -366,6 +367,20 @@ def test_findings_are_bounded_and_still_an_error() -> None:
     loaded = spec("egress:\n" + "- {toPorts: []}\n" * 500 + "- {x: y}\n")
     assert not loaded.ok
     assert len(loaded.findings) < 300
+
+
+def test_duplicate_keys_count_among_the_findings_of_their_file() -> None:
+    loaded = load("d: [" + "{a: , a: }, " * 150 + "]\n---\n" + "- x: y\n" * 100 + "---\n" + "x\n---\n" * 100)
+    assert not loaded.ok
+    assert len(loaded.findings) == 201
+    assert "more than 200 findings" in str(loaded.findings[-1])
+
+
+def test_reading_stops_at_too_many_duplicate_keys() -> None:
+    parsed = parse(b"a: 1\n" * 1000, "p.yaml")
+    assert len(parsed.findings) == 200
+    assert parsed.error is not None
+    assert (parsed.error.line, parsed.documents) == (202, [])
 
 
 def test_a_finding_is_one_line_without_control_bytes() -> None:
