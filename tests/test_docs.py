@@ -91,6 +91,14 @@ def test_every_option_of_exec_is_documented() -> None:
     assert [option for option in options - {"--help"} if option not in text.split("## Exit code")[0]] == []
 
 
+def test_every_call_that_the_filter_refuses_is_documented() -> None:
+    source = (CHECKOUT / "redirect/launcher/filter.c").read_text()
+    refused = set(re.findall(r"EQUAL\(SYS_(\w+),", source)) - {"socket", "socketpair", "ioctl"}  # by their arguments
+    names = {"io_uring" if name.startswith("io_uring") else name for name in refused}
+    documents = section("docs/exec.md", "What the command is left with"), section("SECURITY.md", "Threat model")
+    assert [name for name in sorted(names) for text in documents if name not in text] == []
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/policy.md"])
 def test_policies_in_the_documents_load(document: str) -> None:
     policies = re.findall(r"^```yaml\n(.*?)^```", (CHECKOUT / document).read_text(), re.MULTILINE | re.DOTALL)

@@ -74,6 +74,18 @@ def test_the_path_as_sent_must_match_too() -> None:
     assert not matcher((None, "/private")).judge(b"GET", b"/public/../private").allow
 
 
+def test_slashes_at_the_front_are_judged_as_sent_and_merged() -> None:
+    assert JOBS.judge(b"GET", b"//jobs") == denied(Reason.HTTP_NO_RULE)
+    assert matcher(("GET", "//jobs")).judge(b"GET", b"//jobs") == denied(Reason.HTTP_NO_RULE)
+    assert matcher(("GET", "/+jobs")).judge(b"GET", b"//jobs") == allowed(1)
+
+
+def test_a_path_encoded_twice_is_judged_as_sent() -> None:
+    jobs = matcher(("GET", "/jobs/.*"))
+    assert jobs.judge(b"GET", b"/jobs/%252e%252e/applicants") == allowed(1)
+    assert jobs.judge(b"GET", b"/jobs/../applicants") == denied(Reason.HTTP_NO_RULE)
+
+
 def test_raw_and_normal_path_must_match_the_same_rule() -> None:
     rules = matcher((None, "/a/\\.\\./b"), (None, "/b"))
     assert rules.judge(b"GET", b"/a/../b") == denied(Reason.HTTP_NO_RULE)
