@@ -263,16 +263,12 @@ class TcpConnection(Connection):
         self.wake_at(now + limit)
 
     def _spliced(self, end: End, moved: int) -> None:
-        if moved > 0:
-            self.spliced = True
-            note_splice(end, moved)
-            if end.other.queued:
-                self.host.edge.watch(end)
-                self.host.edge.watch(end.other)
-        elif moved == 0:
-            self._ended(end)
-        else:
-            end.stretch = 0
+        self.spliced = True
+        note_splice(end, moved)
+        end.other.flush()
+        if end.other.queued:
+            self.host.edge.watch(end)
+            self.host.edge.watch(end.other)
 
     def _ended(self, end: End) -> None:
         end.eof = True

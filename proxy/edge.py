@@ -124,9 +124,10 @@ class End(RelayEnd):
             self.queued -= sent
 
     def pull(self, size: int) -> int | None:
-        """Move up to `size` bytes from this end into the pipe of the other one and on; bytes moved, None if no pipe.
+        """Move up to `size` bytes from this end into a pipe for the other one: flush that next. None if none moved.
 
-        0 is the end of the stream; -1 means that there is nothing now.
+        Then a receive must say why: splice(2) also stops in front of an urgent byte, as if there were nothing, or
+        the end of the stream, while epoll goes on reporting what lies behind it. A receive skips that byte.
         """
         other = self.other
         pipe = self.edge.pipes.take(other.quota)
@@ -135,17 +136,16 @@ class End(RelayEnd):
         other.pipe = pipe
         try:
             count = os.splice(self.fd, pipe.write, size, flags=MOVE)
-        except BlockingIOError:
-            other.release_pipe()
-            return -1
         except OSError as error:
             other.release_pipe()
-            if error.errno == errno.EINVAL:  # a socket whose kind cannot be spliced
+            if error.errno in (errno.EAGAIN, errno.EINVAL):  # EINVAL: a socket whose kind cannot be spliced
                 return None
             raise LegError(self, error.errno or 0) from None
+        if not count:
+            other.release_pipe()
+            return None
         other.piped = count
         other.queued += count
-        other.flush()
         self.edge.moved += count
         return count
 

@@ -135,19 +135,17 @@ class HttpConnection(Connection):
             self.wake_at(deadline)
 
     def _spliced(self, end: End, moved: int) -> None:
-        if moved == 0:
-            self._ended(end)
-        elif moved > 0:
-            self.spliced = True
-            end.received += moved
-            edge = self.host.edge
-            if end.is_client:
-                self.conversation.client_moved(moved, edge.now)
-            else:
-                self.conversation.server_moved(moved, edge.now)
-            if end.other.queued:
-                edge.watch(end)
-                edge.watch(end.other)
+        self.spliced = True
+        end.received += moved
+        edge = self.host.edge
+        if end.is_client:
+            self.conversation.client_moved(moved, edge.now)
+        else:
+            self.conversation.server_moved(moved, edge.now)
+        end.other.flush()
+        if end.other.queued:
+            edge.watch(end)
+            edge.watch(end.other)
 
     def _ended(self, end: End) -> None:
         end.eof = True

@@ -118,6 +118,22 @@ class Relay:
         self.loop.call_soon_threadsafe(run)
         return answer.result(PATIENCE_S)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the loop's thread from running: what the peers do meanwhile is all there when it looks."""
+        stopped, go = threading.Event(), threading.Event()
+
+        def stop() -> None:
+            stopped.set()
+            go.wait(PATIENCE_S)
+
+        self.loop.call_soon_threadsafe(stop)
+        assert stopped.wait(PATIENCE_S)
+        try:
+            yield
+        finally:
+            go.set()
+
     def drain(self, timeout_s: float) -> "Future[int]":
         return asyncio.run_coroutine_threadsafe(self.server.drain(timeout_s), self.loop)
 

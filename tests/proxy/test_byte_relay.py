@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from racecar.policy.reasons import Reason
+from racecar.proxy import connections
 
 MEGABYTE = 1 << 20
 
@@ -209,3 +210,25 @@ def test_a_pipe_with_bytes_in_it_is_never_used_again(relay: Any, sender: Any, re
     reset(client)
     relay.wait_for_entries(1)
     assert relay.ask(lambda: relay.server.pipes.open) == open_before - 1
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "ended"])
+@pytest.mark.parametrize("reader", [0, 1], ids=["down", "up"])
+def test_an_urgent_byte_in_a_spliced_stretch_is_skipped_alone(
+    relay: Any, monkeypatch: Any, reader: int, ended: bool
+) -> None:
+    monkeypatch.setattr(connections, "worth_splicing", lambda *_: True)
+    pair = relay.pair()
+    relay.ask(lambda: None)
+    with relay.held():  # all of it is there when the relay looks
+        pair[1 - reader].sendall(b"before")
+        pair[1 - reader].send(b"!", socket.MSG_OOB)
+        pair[1 - reader].sendall(b"behind")
+        if ended:
+            pair[1 - reader].shutdown(socket.SHUT_WR)
+    got = b""
+    while len(got) < 12 and (data := pair[reader].recv(100)):
+        got += data
+    assert got == b"beforebehind"
+    turns = settle(relay)
+    assert settle(relay) - turns < 50

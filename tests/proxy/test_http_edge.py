@@ -285,3 +285,26 @@ def test_a_bug_ends_its_own_connection_only(relay: Any, caplog: Any) -> None:
     assert "a bug in a matcher" in caplog.text
     other.sendall(ALLOWED)
     assert server.recv(1000) == ALLOWED
+
+
+def test_an_urgent_byte_in_a_spliced_answer_is_skipped_and_nothing_spins(relay: Any, read_all: Any) -> None:
+    client, server = relay.pair()
+    client.sendall(ALLOWED)
+    assert server.recv(1000) == ALLOWED
+    server.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\nConnection: close\r\n\r\n")
+    assert client.recv(1000).endswith(b"\r\n\r\n")
+    with relay.held():
+        server.sendall(b"a" * 1000)
+        server.send(b"!", socket.MSG_OOB)
+        server.sendall(b"b" * 1000)
+    got = b""
+    while len(got) < 2000:
+        got += client.recv(10000)
+    assert got == b"a" * 1000 + b"b" * 1000
+    before = relay.ask(lambda: relay.server.edge.turns)
+    with relay.changed:
+        relay.changed.wait(0.02)
+    assert relay.ask(lambda: relay.server.edge.turns) - before < 10
+    rest = b"c" * 298000
+    server.sendall(rest)
+    assert read_all(client) == rest
