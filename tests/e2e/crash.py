@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from harness import PATIENCE_S, Running, children_of, wait_until
 
+from racecar.redirect.instance import NETNS_PROGRAMS, PROXY_PROGRAMS, WORKLOAD_PROGRAMS
+
 RUN = Path("/run/racecar")
 
 # Loops for ever over new connections to a relayed server and to one that no rule allows; says every 200 calls what
@@ -148,7 +150,8 @@ class Holdings:
         for program in _listed("prog"):
             if program["id"] in self.programs:
                 self.maps.update(program.get("map_ids", []))
-        assert len(self.links) == 12, "ten of the workload, one of the proxy, one of the network namespace"
+        hooks = (*WORKLOAD_PROGRAMS, *PROXY_PROGRAMS, *NETNS_PROGRAMS)
+        assert len(self.links) == len(hooks)
 
     def left(self) -> dict[str, object]:
         found: dict[str, object] = {

@@ -1,5 +1,6 @@
 """kill -9 of every part of a running exec, under load: nothing passes that should not, and nothing is left."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -196,17 +197,21 @@ threading.Event().wait()
 """
 
 
-def orphaned(machine: Machine, relay: TcpServer, closed: TcpServer) -> Running:
+@contextlib.contextmanager
+def orphaned(machine: Machine, relay: TcpServer, closed: TcpServer) -> Iterator[Running]:
     """An exec whose loader and guardian were killed in one moment."""
     argv = workload(ORPHAN, relay=relay.port, closed=closed.port)
-    running = start_exec(policy(relayed("127.0.0.1", relay.port)), argv, enter=machine.enter)
-    assert running.heard() == "up"
-    guardian = guardian_of(running)
-    for pid in (guardian, running.pid):  # neither acts on the other's death in between
-        kill(pid, signal.SIGSTOP)
-    for pid in (guardian, running.pid):
-        kill(pid, signal.SIGKILL)
-    return running
+    with start_exec(policy(relayed("127.0.0.1", relay.port)), argv, enter=machine.enter) as running:
+        try:
+            assert running.heard() == "up"
+            guardian = guardian_of(running)
+            for pid in (guardian, running.pid):  # neither acts on the other's death in between
+                kill(pid, signal.SIGSTOP)
+            for pid in (guardian, running.pid):
+                kill(pid, signal.SIGKILL)
+            yield running
+        finally:
+            machine.racecar("uninstall", "--force")  # the orphan of a failed test holds the pipes open
 
 
 def test_with_loader_and_guardian_killed_the_rest_stays_enforced_until_the_next_exec(
