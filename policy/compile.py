@@ -36,6 +36,12 @@ from racecar.policy.tables import (
 )
 
 LOOPBACK_NETWORKS: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+# Delivered to the host's own listeners among others: a rule for the world does not mean these.
+GROUP_NETWORKS: tuple[Network, ...] = (
+    IPv4Network("224.0.0.0/4"),
+    IPv4Network("255.255.255.255/32"),
+    IPv6Network("ff00::/8"),
+)
 
 _ALL_IPV4 = IPv4Network("0.0.0.0/0")
 _MAPPED = IPv6Network("::ffff:0:0/96")
@@ -69,8 +75,9 @@ class _Grant:
 
 
 def reaches_own_addresses(network: Network) -> bool:
-    """Loopback and own addresses are reached by a CIDR inside the loopback range or of full length only."""
-    return network.prefixlen == network.max_prefixlen or any(is_inside(network, outer) for outer in LOOPBACK_NETWORKS)
+    """Loopback, own addresses and groups are reached by a CIDR inside their range, or of full length, only."""
+    ranges = (*LOOPBACK_NETWORKS, *GROUP_NETWORKS)
+    return network.prefixlen == network.max_prefixlen or any(is_inside(network, outer) for outer in ranges)
 
 
 def compile_workload(

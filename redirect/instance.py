@@ -6,7 +6,9 @@ refusing. Taking down means unpinning the links; the kernel frees the rest.
 
 import errno
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -26,7 +28,7 @@ from racecar.redirect.abi import (
     mapped_bits,
     swap16,
 )
-from racecar.redirect.netlink import IPNetwork
+from racecar.redirect.netlink import IPNetwork, Own
 
 BPFFS_MAGIC = 0xCAFE4A11
 BPFFS_MOUNT = Path("/sys/fs/bpf")
@@ -121,7 +123,7 @@ class Instance:
         self._objects: dict[str, libbpf.BpfObject] = {}
         self._maps: dict[str, int] = {}
         self._links: list[int] = []
-        self._own: set[IPNetwork] = set()
+        self._own: dict[IPNetwork, Own] = {}
 
     def load(self, workload: int, listen: ListenPorts, *, connections: int = PENDING_LIMIT) -> None:
         """Load all programs for one workload's attachment: until `fill` they refuse all. Raises libbpf.BpfError."""
@@ -193,18 +195,24 @@ class Instance:
         value = WORKLOAD_STRUCT.pack(policy, 1, int(enforce_egress), int(audit), pending_limit, 0)
         table.put(workload.to_bytes(4, "little"), value)
 
-    def set_own(self, networks: set[IPNetwork]) -> None:
+    def set_own(self, networks: Mapping[IPNetwork, Own]) -> None:
         """Make the table of the host's own addresses equal to `networks`: add first, then remove."""
         table = libbpf.Map(self._maps["own"], 4, "own")
-        for network in networks - self._own:
-            table.put(_own_key(network), b"\1\0\0\0")
-        for network in self._own - networks:
+        for network, kind in networks.items() - self._own.items():
+            table.put(_own_key(network), kind.to_bytes(4, sys.byteorder))
+        for network in self._own.keys() - networks.keys():
             table.delete(_own_key(network))
-        self._own = set(networks)
+        self._own = dict(networks)
 
     def attach_workload(self, cgroup_fd: int, cgroup: Path) -> None:
-        """Attach to the workload's cgroup, each by a pinned link."""
-        self._attach(WORKLOAD_PROGRAMS, cgroup_fd, cgroup)
+        """Attach to the workload's cgroup, beside whoever is there, until its last socket is gone.
+
+        Not by link: a socket that the workload hands to somebody else outlives its processes, the links and the
+        directory. Programs attached so stay with the cgroup until the kernel frees it, and that waits for its sockets.
+        """
+        for object_name, program in WORKLOAD_PROGRAMS:
+            with _named(cgroup):
+                libbpf.pin(self._objects[object_name].attach_for_good(program, cgroup_fd), self._pin_of(program))
 
     def attach_proxy(self, cgroup_fd: int, cgroup: Path) -> None:
         self._attach(PROXY_PROGRAMS, cgroup_fd, cgroup)
@@ -219,11 +227,8 @@ class Instance:
 
     def _attach(self, programs: Iterable[tuple[str, str]], target_fd: int, target: Path) -> None:
         for object_name, program in programs:
-            try:
+            with _named(target):
                 link = self._objects[object_name].attach(program, target_fd)
-            except libbpf.BpfError as failed:
-                hint = "; needs CAP_BPF and CAP_NET_ADMIN" if failed.errno == errno.EPERM else ""
-                raise libbpf.BpfError(failed.errno or 0, f"{failed.strerror} to {target}{hint}") from None
             self._links.append(link)
             libbpf.pin(link, self.directory / f"link_{program}")
 
@@ -249,16 +254,28 @@ class Instance:
         self._objects.clear()
         self._maps.clear()
 
+    def _pin_of(self, program: str) -> Path:
+        return self.directory / f"prog_{program}"
+
     def tear_down(self) -> None:
-        """Detach and forget everything. The last of the gate goes last."""
+        """Let go of everything. Programs on the workload's cgroup go with the last of its sockets."""
         self.close()
         remove_pins(self.directory)
 
 
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Say in a failure what was to be attached to."""
+    try:
+        yield
+    except libbpf.BpfError as failed:
+        hint = "; needs CAP_BPF and CAP_NET_ADMIN" if failed.errno == errno.EPERM else ""
+        raise libbpf.BpfError(failed.errno or 0, f"{failed.strerror} to {target}{hint}") from None
+
+
 def remove_pins(directory: Path) -> None:
-    """Unpin an instance: hooks before the gate, so that nothing is released meanwhile."""
-    gate = f"link_{WORKLOAD_PROGRAMS[0][1]}"
-    for entry in sorted(directory.glob("*"), key=lambda path: (path.name == gate, path.name)):
+    """Unpin an instance. What judges the workload's sockets stays with its cgroup."""
+    for entry in sorted(directory.glob("*")):
         entry.unlink(missing_ok=True)
     if directory.is_dir():
         directory.rmdir()

@@ -14,6 +14,7 @@ from typing import Any
 
 BPF_ANY = 0
 BPF_NOEXIST = 1
+BPF_F_ALLOW_MULTI = 2
 BPF_F_RDONLY = 1 << 3
 
 _LOG_LINES_KEPT = 40
@@ -82,6 +83,7 @@ def library() -> ctypes.CDLL:
         "bpf_program__set_autoload": (integer, [pointer, ctypes.c_bool]),
         "bpf_link_create": (integer, [integer, integer, integer, pointer]),
         "bpf_program__expected_attach_type": (integer, [pointer]),
+        "bpf_prog_attach": (integer, [integer, integer, integer, ctypes.c_uint]),
         "bpf_obj_pin": (integer, [integer, text]),
         "bpf_obj_get": (integer, [text]),
         "bpf_obj_get_opts": (integer, [text, pointer]),
@@ -189,6 +191,16 @@ class BpfObject:
         if link < 0:
             raise _failure(f"cannot attach {name}", -link)
         return int(link)
+
+    def attach_for_good(self, name: str, cgroup_fd: int) -> int:
+        """Attach to a cgroup beside whoever is there, until the kernel frees the cgroup; the program's descriptor."""
+        program = self._programs()[name]
+        kind = library().bpf_program__expected_attach_type(program)
+        fd = int(library().bpf_program__fd(program))
+        code = library().bpf_prog_attach(fd, cgroup_fd, kind, BPF_F_ALLOW_MULTI)
+        if code:
+            raise _failure(f"cannot attach {name}", -code)
+        return fd
 
     def close(self) -> None:
         if self._handle:

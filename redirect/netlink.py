@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from enum import IntEnum
 
 from racecar.redirect.abi import IPAddress
 
@@ -19,7 +20,7 @@ NETLINK_ROUTE, NETLINK_SOCK_DIAG = 0, 4
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-RTN_LOCAL = 2
+RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST = 2, 3, 4
 RTA_DST = 1
 RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x40, 0x400
 SOCK_DESTROY = 21
@@ -70,9 +71,19 @@ def _dump(family: int) -> Iterator[tuple[int, bytes]]:
                 yield kind, payload
 
 
-def own_networks() -> set[IPNetwork]:
-    """Every network that the kernel delivers to this host itself: routes of type local, whatever their table."""
-    found: set[IPNetwork] = set()
+class Own(IntEnum):
+    """How the kernel delivers to this host; numbers are those of racecar_abi.h."""
+
+    LOCAL = 1  # to this host and to no other
+    SHARED = 2  # broadcast and anycast: to this host among others
+
+
+_OWN_ROUTES = {RTN_LOCAL: Own.LOCAL, RTN_BROADCAST: Own.SHARED, RTN_ANYCAST: Own.SHARED}
+
+
+def own_networks() -> dict[IPNetwork, Own]:
+    """Every network that the kernel delivers to this host itself, by its routes' type, whatever their table."""
+    found: dict[IPNetwork, Own] = {}
     for family, maker in ((socket.AF_INET, ipaddress.IPv4Network), (socket.AF_INET6, ipaddress.IPv6Network)):
         for kind, payload in _dump(family):
             if kind != RTM_NEWROUTE or len(payload) < _ROUTE.size:
@@ -80,11 +91,13 @@ def own_networks() -> set[IPNetwork]:
             route_family, bits, _source, _tos, _table, _protocol, _scope, route_type, _flags = _ROUTE.unpack_from(
                 payload
             )
-            if route_family != family or route_type != RTN_LOCAL:
+            own = _OWN_ROUTES.get(route_type)
+            if route_family != family or own is None:
                 continue
             for attribute, value in _attributes(payload[_ROUTE.size :]):
                 if attribute == RTA_DST:
-                    found.add(maker((value, bits)))
+                    network = maker((value, bits))
+                    found[network] = min(own, found.get(network, own))
     return found
 
 

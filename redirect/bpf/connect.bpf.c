@@ -18,17 +18,19 @@ static __always_inline int has_fast_open(struct bpf_sock *sk)
 
 static __always_inline int has_foreign_source(struct bpf_sock *sk, int v4)
 {
-	struct address source;
+	struct address source = bound_address(sk);
 
-	if (sk->family == AF_INET)
+	if (sk->family == AF_INET || is_any(&source))
 		return 0;	/* any local address reaches 127.0.0.1 */
-	source.word[0] = sk->src_ip6[0];
-	source.word[1] = sk->src_ip6[1];
-	source.word[2] = sk->src_ip6[2];
-	source.word[3] = sk->src_ip6[3];
-	if (is_any(&source))
-		return 0;
 	return is_v4(&source) != v4;
+}
+
+/* IP_FREEBIND needs no capability: bound to another host's address, a socket would speak in its name. */
+static __always_inline int has_borrowed_source(struct bpf_sock *sk)
+{
+	struct address source = bound_address(sk);
+
+	return !is_any(&source) && own_kind(&source) != RC_OWN_LOCAL;
 }
 
 /* Reasons why a socket cannot be sent to the listener on loopback: refuse rather than pass it by. */
@@ -64,11 +66,14 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct dialled 
 	if (!conn)
 		return refuse(ctx, workload, to, RC_REASON_NO_STATE);
 	conn->state = RC_REFUSED;
+	conn->reason = RC_REASON_NONE;
 	conn->epoch++;
 
 	if (to->protocol == IPPROTO_TCP && is_listener(&cfg, &to->address, to->port))
 		return refuse(ctx, workload, to, RC_REASON_PROXY_ADDRESS);
 
+	if (w->enforce_egress && has_borrowed_source(sk))
+		return refuse(ctx, workload, to, RC_REASON_SOURCE_ADDRESS);
 	if (w->enforce_egress)
 		v = judge(w, &to->address, to->port, to->protocol);
 	else
@@ -90,6 +95,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct dialled 
 	}
 	if (to->protocol == IPPROTO_UDP && answers_datagram(ctx, to)) {
 		conn->state = RC_NATIVE;
+		conn->flags = RC_CONN_REPLY;
 		return 1;
 	}
 	if (w->audit && v.verdict == RC_DENY) {

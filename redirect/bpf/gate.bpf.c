@@ -179,7 +179,7 @@ static __always_inline __u32 judge_tcp(const struct rc_workload *w, struct bpf_s
 			return RC_REASON_URGENT_DATA;
 		return RC_REASON_NONE;
 	case RC_REFUSED:
-		return RC_REASON_DEFAULT_DENY;
+		return conn->reason ? conn->reason : RC_REASON_DEFAULT_DENY;
 	}
 	return by_table(w, p);
 }
@@ -205,12 +205,29 @@ static __always_inline int is_unknown_own(struct __sk_buff *skb, const struct rc
 	return v.verdict != RC_ALLOW && !(w->audit && v.verdict == RC_DENY);
 }
 
-static __always_inline __u32 judge_other(struct __sk_buff *skb, const struct rc_workload *w, struct rc_conn *conn,
-					 const struct packet *p)
+/*
+ * A datagram in another's name: IP_FREEBIND lends any address, IP_PKTINFO any of the host's own. Over loopback it would
+ * make the workload's own server believe that it may answer somebody who never wrote.
+ */
+static __always_inline int is_in_anothers_name(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p)
+{
+	struct address bound = bound_address(sk);
+
+	if (own_kind(&p->source) != RC_OWN_LOCAL)
+		return 1;
+	return skb->ifindex == LOOPBACK_IFINDEX && p->protocol == IPPROTO_UDP && !is_any(&bound) &&
+	       !same_address(&bound, &p->source);
+}
+
+static __always_inline __u32 judge_other(struct __sk_buff *skb, const struct rc_workload *w, struct bpf_sock *sk,
+					 struct rc_conn *conn, const struct packet *p)
 {
 	__u32 reason;
 
-	if (p->protocol == IPPROTO_UDP && conn && conn->state == RC_NATIVE && conn->protocol == IPPROTO_UDP)
+	if (is_in_anothers_name(skb, sk, p))
+		return RC_REASON_SOURCE_ADDRESS;
+	if (p->protocol == IPPROTO_UDP && conn && conn->state == RC_NATIVE && conn->protocol == IPPROTO_UDP &&
+	    !(conn->flags & RC_CONN_REPLY))
 		reason = by_record(w, conn, p);
 	else
 		reason = by_table(w, p);
@@ -242,24 +259,19 @@ static __always_inline void note_drop(const struct packet *p, const struct rc_co
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* One unconditional load a field: clang would else compute the socket's address, which the verifier refuses. */
-#define FIELD(sk, name) (*(volatile __u32 *)&(sk)->name)
-
 /* The ends of a TCP socket whose packet could not be read: by them the loader finds the connection and ends it. */
 static __always_inline void ends_of(struct bpf_sock *sk, struct packet *p)
 {
-	struct address source = { { FIELD(sk, src_ip6[0]), FIELD(sk, src_ip6[1]), FIELD(sk, src_ip6[2]),
-				    FIELD(sk, src_ip6[3]) } };
-	struct address destination = { { FIELD(sk, dst_ip6[0]), FIELD(sk, dst_ip6[1]), FIELD(sk, dst_ip6[2]),
-					 FIELD(sk, dst_ip6[3]) } };
-	__be32 source4 = FIELD(sk, src_ip4), destination4 = FIELD(sk, dst_ip4);
+	struct address destination = { { SK_FIELD(sk, dst_ip6[0]), SK_FIELD(sk, dst_ip6[1]), SK_FIELD(sk, dst_ip6[2]),
+					 SK_FIELD(sk, dst_ip6[3]) } };
+	__be32 destination4 = SK_FIELD(sk, dst_ip4);
 	int v4 = sk->family == AF_INET;
 
 	if (sk->protocol != IPPROTO_TCP)
 		return;
-	p->source = v4 ? v4_address(source4) : source;
+	p->source = bound_address(sk);
 	p->destination = v4 ? v4_address(destination4) : destination;
-	p->source_port = bpf_htons(FIELD(sk, src_port));
+	p->source_port = bpf_htons(SK_FIELD(sk, src_port));
 	p->destination_port = *(volatile __be16 *)&sk->dst_port;
 	p->protocol = IPPROTO_TCP;
 }
@@ -290,11 +302,11 @@ int rc_gate(struct __sk_buff *skb)
 	if (reason)
 		goto drop;
 	/* SO_BINDTODEVICE after connect, or IP_PKTINFO: what was judged as the host's own would go to a neighbour. */
-	if (skb->ifindex != LOOPBACK_IFINDEX && scope_of(&p.destination) == RC_SCOPE_HOST) {
+	if (skb->ifindex != LOOPBACK_IFINDEX && own_kind(&p.destination) == RC_OWN_LOCAL) {
 		reason = RC_REASON_BOUND_DEVICE;
 		goto drop;
 	}
-	reason = p.protocol == IPPROTO_TCP ? judge_tcp(w, sk, conn, &p) : judge_other(skb, w, conn, &p);
+	reason = p.protocol == IPPROTO_TCP ? judge_tcp(w, sk, conn, &p) : judge_other(skb, w, sk, conn, &p);
 	if (!reason)
 		return 1;
 drop:

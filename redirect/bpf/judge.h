@@ -57,14 +57,44 @@ static __always_inline int is_listener(const volatile struct rc_config *cfg, con
 	return is_v6_loopback(a) && port == cfg->listen6_port;
 }
 
-static __always_inline __u32 scope_of(const struct address *a)
+/* Delivered to this host's own listeners too: 224.0.0.0/4, 255.255.255.255, ff00::/8. */
+static __always_inline int is_multicast(const struct address *a)
+{
+	if (is_v4(a))
+		return (bpf_ntohl(a->word[3]) >> 28) == 0xe || a->word[3] == 0xffffffff;
+	return (bpf_ntohl(a->word[0]) >> 24) == 0xff;
+}
+
+static __always_inline __u32 own_kind(const struct address *a)
 {
 	struct rc_own_key key = { .prefixlen = 128 };
+	__u32 *kind;
 
 	if (is_loopback(a))
-		return RC_SCOPE_HOST;
+		return RC_OWN_LOCAL;
+	if (is_multicast(a))
+		return RC_OWN_SHARED;
 	__builtin_memcpy(key.address, a, sizeof(key.address));
-	return bpf_map_lookup_elem(&own, &key) ? RC_SCOPE_HOST : RC_SCOPE_WORLD;
+	kind = bpf_map_lookup_elem(&own, &key);
+	return kind ? *kind : 0;
+}
+
+static __always_inline __u32 scope_of(const struct address *a)
+{
+	return own_kind(a) ? RC_SCOPE_HOST : RC_SCOPE_WORLD;
+}
+
+/* One unconditional load a field: clang would else compute the socket's address, which the verifier refuses. */
+#define SK_FIELD(sk, name) (*(volatile __u32 *)&(sk)->name)
+
+/* What the socket is bound to, or connected from; the unspecified address if to nothing. */
+static __always_inline struct address bound_address(struct bpf_sock *sk)
+{
+	struct address source = { { SK_FIELD(sk, src_ip6[0]), SK_FIELD(sk, src_ip6[1]), SK_FIELD(sk, src_ip6[2]),
+				    SK_FIELD(sk, src_ip6[3]) } };
+	__be32 source4 = SK_FIELD(sk, src_ip4);
+
+	return sk->family == AF_INET ? v4_address(source4) : source;
 }
 
 struct verdict {

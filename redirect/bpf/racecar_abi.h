@@ -24,6 +24,10 @@ enum rc_verdict {
 };
 
 #define RC_CONN_AUDIT 1		/* allowed by audit mode only */
+#define RC_CONN_REPLY 2		/* allowed as an answer to a datagram, for as long as the window lasts */
+
+#define RC_OWN_LOCAL 1		/* delivered to this host and to no other */
+#define RC_OWN_SHARED 2		/* broadcast and anycast: delivered to this host among others */
 
 /* What the connect hook decided for a socket; in its sk_storage, and in that of the proxy's accepted socket. */
 struct rc_conn {
@@ -43,7 +47,8 @@ struct rc_conn {
 	__be16 port;
 	__u8 state;
 	__u8 protocol;
-	__u8 pad[4];
+	__u8 reason;		/* why it was refused after connect, for the gate's events */
+	__u8 pad[3];
 	char comm[16];
 };
 _Static_assert(sizeof(struct rc_conn) == 104, "redirect/abi.py CONNECTION_STRUCT");

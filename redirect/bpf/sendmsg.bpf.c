@@ -13,25 +13,27 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct di
 	struct bpf_sock *sk = ctx->sk;
 	struct rc_conn *conn;
 	struct verdict v;
-	__u32 audit = 0;
+	__u32 flags = 0;
 
 	if (!w || !sk)
 		return refuse(ctx, workload, to, RC_REASON_NO_STATE);
 	if (!w->enforce_egress)
 		return 1;
 	v = judge(w, &to->address, to->port, to->protocol);
-	if (v.verdict != RC_ALLOW && !answers_datagram(ctx, to)) {
+	if (v.verdict != RC_ALLOW && answers_datagram(ctx, to)) {
+		flags = RC_CONN_REPLY;
+	} else if (v.verdict != RC_ALLOW) {
 		if (!w->audit || v.verdict == RC_DENY_RULE)
 			return refuse(ctx, workload, to,
 				      v.verdict == RC_DENY_RULE ? RC_REASON_DENY_RULE : RC_REASON_DEFAULT_DENY);
 		note_audit(ctx, workload, to);
-		audit = RC_CONN_AUDIT;
+		flags = RC_CONN_AUDIT;
 	}
 	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
 		return refuse(ctx, workload, to, RC_REASON_NO_STATE);
 	remember(ctx, conn, w, workload, to, &v);
-	conn->flags = audit;
+	conn->flags = flags;
 	conn->state = RC_NATIVE;
 	return 1;
 }

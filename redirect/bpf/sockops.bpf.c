@@ -57,6 +57,7 @@ static __always_inline void refuse_later(struct bpf_sock_ops *ops, struct rc_con
 	struct rc_event *e;
 
 	conn->state = RC_REFUSED;	/* from now on the gate lets nothing out */
+	conn->reason = reason;
 	count(reason);
 	e = new_event(RC_EVENT_DROPPED, reason, conn->workload);
 	if (e) {

@@ -119,7 +119,7 @@ def test_a_workload_opens_no_pin_lists_none_and_makes_no_bpf_object(relaying: tu
     assert pin.exists()
     assert running.ask(f"attempt(os.listdir, {str(PINS)!r})") == "EACCES"
     assert running.ask(f"attempt(os.open, {str(pin)!r}, os.O_RDONLY)") == "EACCES"
-    assert running.ask(f"attempt(os.unlink, {str(running.pins / 'link_rc_gate')!r})") == "EACCES"
+    assert running.ask(f"attempt(os.unlink, {str(running.pins / 'prog_rc_gate')!r})") == "EACCES"
     get_object = (
         f"(lambda path: (libc.syscall({BPF}, 7, ctypes.byref((ctypes.c_uint64 * 8)"
         "(ctypes.addressof(path))), 64), errno.errorcode[ctypes.get_errno()]))"

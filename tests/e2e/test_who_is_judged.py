@@ -29,7 +29,7 @@ from racecar.redirect.scratch import bpf_call
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 LOCAL = "127.0.0.1"
-LINK_DETACH = 34
+PROG_DETACH, CGROUP_INET_SOCK_CREATE = 9, 2
 KEEP = ("--keep-privileges",)
 
 
@@ -130,9 +130,11 @@ def test_packets_of_a_raw_socket_are_stopped_by_the_gate_alone() -> None:
         argv = workload(RAW_SENDER, ports=ports, datagrams=allowed.port, denied=denied.port)
         with start_exec(rules, argv, extra=KEEP) as running:
             assert running.heard() == "ready"
-            link = open_pin(running.pins / "link_rc_sock_create")
-            bpf_call(LINK_DETACH, struct.pack("=I", link))
-            os.close(link)
+            program = open_pin(running.pins / "prog_rc_sock_create")
+            cgroup = os.open(running.cgroup(), os.O_RDONLY)
+            bpf_call(PROG_DETACH, struct.pack("=III", cgroup, program, CGROUP_INET_SOCK_CREATE))
+            os.close(program)
+            os.close(cgroup)
             assert running.ask() == "ok"
             assert [running.heard() for _ in range(3 * 5)] == ["EPERM"] * 15
             assert [running.heard() for _ in range(2)] == [27, "EPERM"]

@@ -209,22 +209,6 @@ def test_the_uids_that_are_lent_are_no_instance(run_directory: Path) -> None:
     assert (run_directory / "uids").is_dir()
 
 
-def test_the_gate_is_unpinned_last(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pins = dead("a")
-    for name in ("link_rc_connect4", "link_rc_sockops", "map_conns"):
-        (pins / name).touch()
-    order: list[str] = []
-    unlink = Path.unlink
-
-    def noted(path: Path, missing_ok: bool = False) -> None:
-        order.append(path.name)
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", noted)
-    registry.remove("a")
-    assert order == ["link_rc_connect4", "link_rc_sockops", "map_conns", "link_rc_gate"]
-
-
 @pytest.mark.root
 def test_processes_of_a_dead_instance_are_ended_and_its_cgroups_removed(run_directory: Path, cgroup: Path) -> None:
     (cgroup / "base" / "app").mkdir(parents=True)
