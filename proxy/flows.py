@@ -194,7 +194,7 @@ def _place(place: tuple[IPAddress, int] | None) -> dict[str, Any] | None:
 
 def printable(text: str) -> str:
     """For a terminal: control bytes and everything else that could move the cursor, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
 
 
 def process_name(record: ConnectionRecord | KernelEvent) -> str:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.channel import Channel, ChannelClosed
@@ -41,6 +42,7 @@ POLICY = 1
 MAX_RESTARTS = 5  # of the proxy within RESTART_WINDOW_S; then the command is ended
 RESTART_WINDOW_S = 10.0
 DENIALS_PER_SECOND = 50
+MAX_SAID_CHARACTERS = 1000  # of a line on stderr: below what a pipe that poll calls writable takes at once
 FORWARDED_SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -90,10 +92,23 @@ def run(options: ExecOptions) -> int:
 
 
 def _say(text: str, *, raw: bool = False) -> None:
-    """A line on stderr; a closed stderr is no reason to stop."""
+    """A line on stderr. A closed stderr, or one that nobody reads, is no reason to stop: then the line is dropped."""
+    line = f"racecar: {printable(text)}"[:MAX_SAID_CHARACTERS] + ("\r\n" if raw else "\n")
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"racecar: {printable(text)}" + ("\r\n" if raw else "\n"))
-        sys.stderr.flush()
+        if _has_a_reader(sys.stderr):
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+
+def _has_a_reader(stream: TextIO) -> bool:
+    """False if a write would wait. What is no descriptor at all never does."""
+    try:
+        fd = stream.fileno()
+    except OSError:
+        return True
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(0))
 
 
 def _text_of(failed: OSError) -> str:
@@ -143,7 +158,8 @@ class _Session:
         self.stack.callback(app.close)
         self.stack.callback(proxy.close)
 
-        source = FlowSource(self.name, options.namespace, options.labels, options.compiled.rules, options.compiled.policies)
+        compiled = options.compiled
+        source = FlowSource(self.name, options.namespace, options.labels, compiled.rules, compiled.policies)
         self.plan = WorkerPlan(
             uid=lease.uids[1],
             gid=lease.uids[1],
@@ -506,8 +522,8 @@ def _refuse_nesting() -> None:
 def executable_of(pid: int, start_ns: int) -> str | None:
     """The path of a process's executable, if it is still the process that started at `start_ns` of boot time."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        ticks = int(stat[stat.rindex(")") + 2 :].split()[19])  # starttime, proc(5)
+        stat = Path(f"/proc/{pid}/stat").read_bytes()  # the name in it is the process's own choice of bytes
+        ticks = int(stat[stat.rindex(b")") + 2 :].split()[19])  # starttime, proc(5)
         if abs(ticks - start_ns * os.sysconf("SC_CLK_TCK") // 1_000_000_000) > 1:
             return None
         return os.readlink(f"/proc/{pid}/exe")

@@ -36,6 +36,7 @@ from racecar.redirect.instance import ConnectionRecords
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 FLUSH_S = 0.05
 LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
+STRANGERS_PER_SECOND = 10  # connections that no workload announced: in the log, never on the terminal
 DENIALS_PER_SECOND = 50  # told to the loader for the terminal; the log has all
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
@@ -197,6 +198,7 @@ class _Worker:
         self.sink = None if plan.log_fd is None else LineSink(plan.log_fd)
         self.waiting: list[LogEntry] = []
         self.told_s, self.told = 0.0, 0
+        self.strangers_s, self.strangers = 0.0, 0
         self.done = asyncio.Event()
         self.server: Server | None = None
         self.drain_task: asyncio.Task[None] | None = None
@@ -214,6 +216,9 @@ class _Worker:
             if dropped and entry.http.event:
                 layer = self.plan.layers.get(entry.record.ruleset)
                 self.tell(denial_of_request(entry, layer.rule_name(entry.http.rule) if layer else ""))
+        elif entry.record is None:
+            if not self.is_stranger_worth_a_line():
+                return
         elif entry.verdict is Verdict.DROPPED:
             self.tell(denial_of_connection(entry))
         if self.sink is None:
@@ -222,6 +227,14 @@ class _Worker:
             self.sink.lost += 1
             return
         self.waiting.append(entry)
+
+    def is_stranger_worth_a_line(self) -> bool:
+        """Anybody on the host may knock at the listener: the server counts it all, the log has some of it."""
+        now = time.monotonic()
+        if now - self.strangers_s > 1:
+            self.strangers_s, self.strangers = now, 0
+        self.strangers += 1
+        return self.strangers <= STRANGERS_PER_SECOND
 
     def tell(self, text: str) -> None:
         now = time.monotonic()

@@ -295,6 +295,7 @@ def test_a_refusal_at_a_hook() -> None:
         "bytes_received": 0,
         "duration_ms": 0.0,
         "dialled": None,
+        "policies": ["default/tweeter"],
     }
 
 
