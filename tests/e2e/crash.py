@@ -146,12 +146,13 @@ class Holdings:
         links = [link for link in _listed("link") if _is_below(link, running.pins)]
         self.links = {link["id"] for link in links}
         self.programs = {link["prog_id"] for link in links}
+        self.programs |= {program["id"] for program in _listed("prog") if _is_below(program, running.pins)}
         self.maps = {map_["id"] for map_ in _listed("map") if _is_below(map_, running.pins)}
         for program in _listed("prog"):
             if program["id"] in self.programs:
                 self.maps.update(program.get("map_ids", []))
         hooks = (*WORKLOAD_PROGRAMS, *PROXY_PROGRAMS, *NETNS_PROGRAMS)
-        assert len(self.links) == len(hooks)
+        assert len(self.programs) == len(hooks)
 
     def left(self) -> dict[str, object]:
         found: dict[str, object] = {

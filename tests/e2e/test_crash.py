@@ -191,6 +191,8 @@ if os.fork() == 0:  # a child of a child: the guardian's death does not take it 
     say("up")
     beacon.settimeout(20)
     attempt(beacon.recv, 1)   # the proxy's death is the loader's
+    while attempt(dial, "127.0.0.1", relay) == "ok":
+        pass   # a dying process does not close everything in one moment
     say("proxy gone", attempt(dial, "127.0.0.1", relay), attempt(dial, "127.0.0.1", closed))
     threading.Event().wait()
 threading.Event().wait()
@@ -297,6 +299,14 @@ def dying_after(cls, name, calls=1):
             die()
         return value
     setattr(cls, name, wrapped)
+def die_at_hook(number):
+    real, pinned = libbpf.pin, []
+    def pin(fd, path):
+        real(fd, path)
+        pinned.extend([path] if not path.name.startswith("map_") else [])
+        if len(pinned) == number:
+            die()
+    libbpf.pin = pin
 {
     "registered": lambda: dying_after(session.registry.Registration, "save"),
     "uids": lambda: dying_after(session, "free_uids"),
@@ -309,7 +319,7 @@ def dying_after(cls, name, calls=1):
     "loaded": lambda: dying_after(instance.Instance, "load"),
     "filled": lambda: dying_after(instance.Instance, "fill"),
     "steered": lambda: dying_after(instance.Instance, "attach_netns"),
-    "half attached": lambda: dying_after(libbpf.BpfObject, "attach", 6),
+    "half attached": lambda: die_at_hook(6),
     "attached": lambda: dying_after(instance.Instance, "attach_workload"),
     "handed over": lambda: dying_after(instance.Instance, "read_only_fd"),
     "born": lambda: dying_after(session, "spawn"),
