@@ -158,6 +158,13 @@ class End(RelayEnd):
             self.edge.pipes.give(self.pipe, self.quota, empty=not self.piped)
             self.pipe = None
 
+    def deafen(self) -> None:
+        """Drop what waits for this end, which takes no more bytes; it can still be read."""
+        self.out = b""
+        self.release_pipe()
+        self.queued = self.piped = 0
+        self.finishing, self.finished = False, True
+
     def finish(self) -> None:
         """Send the FIN."""
         self.finished = True
@@ -184,10 +191,7 @@ class End(RelayEnd):
         if self.closed:
             return
         self.closed = True
-        self.out = b""
-        self.release_pipe()
-        self.queued = self.piped = 0
-        self.finishing = False
+        self.deafen()
         if in_order:
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ORDER)

@@ -1,5 +1,6 @@
 """HTTP/1.1 on two legs: what is read goes to the conversation, what it commands is done."""
 
+import errno
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -21,7 +22,7 @@ from racecar.proxy.core.http1_types import (
     ToServer,
 )
 from racecar.proxy.core.relay import BODY_BYTES, HEAD_BYTES, READ_BYTES, portion_bytes, wants_reading
-from racecar.proxy.edge import End, RawSocket
+from racecar.proxy.edge import End, LegError, RawSocket
 from racecar.proxy.limits import WorkloadUse
 from racecar.redirect.abi import ConnectionRecord
 
@@ -42,7 +43,7 @@ def joined(commands: Commands) -> Iterable[Command]:
 class HttpConnection(Connection):
     """One client, one server, judged request by request."""
 
-    __slots__ = ("closing", "conversation")
+    __slots__ = ("closing", "conversation", "deaf", "leaving")
 
     kind = "http"
     paced_client = True
@@ -58,6 +59,8 @@ class HttpConnection(Connection):
     ) -> None:
         Connection.__init__(self, host, client, server, record, use)
         self.closing = False  # the conversation is over; only what is queued still goes out
+        self.leaving = False  # the server's leg closes once what waits for it is sent
+        self.deaf = 0  # the error with which the server's leg failed, while it is still read
         self.conversation = HttpConversation(context, self.started, self)
 
     def start(self) -> None:
@@ -99,16 +102,46 @@ class HttpConnection(Connection):
         Connection.writable(self, end)
         if self.closing:
             self._close_what_is_empty()
+        elif self.leaving and not self.server.queued:
+            self._drop_server(in_order=True)
 
     def failed(self, end: End, number: int) -> None:
         reason = self.reason_of(end, number)
-        if self.client.queued and end is self.server and not self.closing and self.conversation.is_idle:
+        if end is self.server and end.ready and not self.closing and self.conversation.is_outstanding:
+            self._hear_out(number, reason)
+        elif end is self.server and self.leaving and not self.closing:
+            self._drop_server(in_order=False)
+        elif self.client.queued and end is self.server and not self.closing and self.conversation.is_idle:
             self._close_soon(reason)  # the answer is whole: the client gets the rest of it
         elif self.closing and end is self.server:
             end.drop(in_order=False)
             self._close_what_is_empty()
         else:
             self.abort(reason)
+
+    def _hear_out(self, number: int, reason: Reason) -> None:
+        """The server's leg takes no more bytes; the answer that it may have sent before that is still in its socket.
+
+        The first error says how its stream ended: EPIPE is a reset behind a FIN, so that all of it came.
+        """
+        conversation, now = self.conversation, self.host.edge.now
+        if self.deaf:
+            commands = conversation.server_cut(now)
+        else:
+            self.deaf = number
+            self.server.deafen()
+            commands = conversation.server_deaf(reason, now)
+        try:
+            self._obey(commands)
+        except LegError as error:
+            self.abort(self.reason_of(error.end, error.number))
+        self._keep_time()
+
+    def _drop_server(self, *, in_order: bool) -> None:
+        """Close the server's leg behind the last word; the client is read to its end."""
+        self.leaving = False
+        self.server.drop(in_order=in_order)
+        self.host.edge.watch(self.client)
 
     def timer(self, now: float) -> None:
         if self.closing:
@@ -150,15 +183,23 @@ class HttpConnection(Connection):
     def _ended(self, end: End) -> None:
         end.eof = True
         conversation, now = self.conversation, self.host.edge.now
-        self._obey(conversation.client_eof(now) if end.is_client else conversation.server_eof(now))
+        if end.is_client:
+            self._obey(conversation.client_eof(now))
+        elif self.deaf in (0, errno.EPIPE):
+            self._obey(conversation.server_eof(now))
+        else:
+            self._obey(conversation.server_cut(now))
         self._keep_time()
 
     def _obey(self, commands: Commands) -> None:
         """Do what the conversation says, then tell epoll what the legs wait for."""
-        client, server = self.client, self.server
+        client, server, failed = self.client, self.server, 0
         for command in joined(commands):
             if isinstance(command, ToServer):
-                server.write(command.data)
+                try:
+                    server.write(command.data)
+                except LegError as error:
+                    failed = error.number  # what else was commanded is still due
             elif isinstance(command, ToClient):
                 client.write(command.data)
             elif isinstance(command, EndServer):
@@ -166,7 +207,10 @@ class HttpConnection(Connection):
             elif isinstance(command, EndClient):
                 client.finishing = True
             elif isinstance(command, CloseServer):
-                server.drop(in_order=True)
+                if server.queued:
+                    self.leaving = server.eof = True
+                else:
+                    server.drop(in_order=True)
             elif isinstance(command, ResetServer):
                 server.drop(in_order=False)
             elif isinstance(command, Close):
@@ -178,6 +222,8 @@ class HttpConnection(Connection):
         for end in (client, server):
             if not end.closed:
                 self.settle(end)
+        if failed and not self.closed:
+            self.failed(server, failed)
 
     def _close_soon(self, reason: Reason) -> None:
         """Close each leg in order once what waits for it is sent; nothing is read any more."""

@@ -19,6 +19,7 @@ Rules for the edge:
 - `deadline` is on the clock of `now`, infinite for none, and may move with any call: call `timer(now)` once it has
   passed. Calling it early is harmless.
 - What breaks outside (a reset, a failed dial, a limit) is told by `lost(reason, now)`, so that it is logged.
+- A server's leg that stood and takes no more bytes is told by `server_deaf`: what it said before is still read.
 """
 
 import sys
@@ -69,6 +70,7 @@ class HttpConversation:
         "_chunks",
         "_client",
         "_client_left",
+        "_deaf",
         "_dropped",
         "_ended",
         "_held",
@@ -104,6 +106,7 @@ class HttpConversation:
         self._started = self._answered = 0.0
         self._request_bytes = self._response_bytes = 0
         self._dropped = 0
+        self._deaf = Reason.NONE  # why the server takes no more bytes
         self._surplus = False  # bytes came behind the outstanding request
         self._ended = False  # the client ended its half
         self._last = False  # the connection closes behind the outstanding request: any of the two, or a drain
@@ -129,6 +132,11 @@ class HttpConversation:
     def is_idle(self) -> bool:
         """Nothing is outstanding and no request has begun."""
         return self._client is _IDLE
+
+    @property
+    def is_outstanding(self) -> bool:
+        """A request was forwarded, and it or its answer is not complete."""
+        return self._call is not None
 
     @property
     def is_over(self) -> bool:
@@ -176,11 +184,13 @@ class HttpConversation:
         self._request_bytes += count
         self.deadline = now + self.context.config.idle_timeout_s
 
-    def server_moved(self, count: int, now: float) -> None:  # noqa: ARG002 (the same form as client_moved)
+    def server_moved(self, count: int, now: float) -> None:
         """Count bytes that went to the client unread; ValueError for more than `server_unread`."""
         if not 0 <= count <= self.server_unread:
             raise ValueError(f"{count} bytes moved, {self.server_unread} may go unread")
         self._response_bytes += count
+        if self._deaf:
+            self.deadline = now + self.context.config.idle_timeout_s
         if self._server is ServerState.BODY:
             self._server_left -= count
         elif self._chunks is not None:
@@ -193,9 +203,18 @@ class HttpConversation:
         state = self._client
         if state is _ANSWER and not self._ended:
             self._ended = self._last = True
-            return (EndServer(),)  # half a connection is enough for the answer
+            return NOTHING if self._deaf else (EndServer(),)  # half a connection is enough for the answer
         if state is _BODY:
-            return self._abort(Reason.DOWNSTREAM_CLOSED, "the client ended inside a request", now)
+            reason, detail = Reason.DOWNSTREAM_CLOSED, "the client ended inside a request"
+            if self._server is not ServerState.DONE:
+                return self._abort(reason, detail, now)
+            self._log(reason, now, detail)  # it has its answer
+            self._ended = True
+            return self._linger(now, ResetServer())
+        if state is ClientState.SHED and self._call is not None:
+            self._ended = True
+            self._client, self._client_left = _ANSWER, 0
+            return NOTHING
         if state is ClientState.HEAD:
             return self._close(Reason.DOWNSTREAM_CLOSED)
         return NOTHING if state in (_ANSWER, ClientState.OVER) else self._close(Reason.NONE)
@@ -206,9 +225,30 @@ class HttpConversation:
             return self._close(Reason.NONE) if self._client is _IDLE else self._linger(now)
         if self._server is ServerState.STREAM:
             return tuple(self._complete(now))
+        if self._server in (ServerState.DONE, ServerState.GONE):
+            return NOTHING  # DONE: it may still read
+        return self._abort(self._deaf or Reason.UPSTREAM_CLOSED, "the server ended inside an answer", now)
+
+    def server_deaf(self, reason: Reason, now: float) -> Commands:
+        """The server's leg failed while `is_outstanding`: it takes nothing more, what it sent may still be there.
+
+        Hand that in, then its end: `server_eof` if its stream is known to be whole, else `server_cut`.
+        """
+        if self._server is ServerState.DONE:
+            return self._shed(reason, "the server left inside the body, which it had answered", now)
+        if self._deaf:
+            return self.server_cut(now)
+        self._deaf, self._last = reason, True
+        if self._client is _BODY:
+            self._client = ClientState.SHED
+        self.deadline = now + self.context.config.idle_timeout_s
+        return NOTHING
+
+    def server_cut(self, now: float) -> Commands:
+        """The stream of a server that is deaf ended, not known to be whole."""
         if self._server is ServerState.GONE:
             return NOTHING
-        return self._abort(Reason.UPSTREAM_CLOSED, "the server ended inside an answer", now)
+        return self._abort(self._deaf, "the server ended inside an answer", now)
 
     def timer(self, now: float) -> Commands:
         """Do what is due if `deadline` has passed."""
@@ -221,6 +261,8 @@ class HttpConversation:
             return tuple(out)
         if self._client is _BODY:
             return self._abort(Reason.IDLE_TIMEOUT, "the request's body stopped", now)
+        if self._call is not None:
+            return self._abort(self._deaf or Reason.IDLE_TIMEOUT, "an answer of a server that left", now)
         return self._close(Reason.NONE if self._client is ClientState.LINGER else Reason.IDLE_TIMEOUT)
 
     def drain(self) -> Commands:
@@ -252,6 +294,8 @@ class HttpConversation:
                 pos = last = self._read_body(pos, size, now)
             elif state is ClientState.DRAIN:
                 pos = self._drain_body(pos, size, now, out)
+            elif state is ClientState.SHED:
+                pos = self._shed_body(pos, size, now, out)
             else:
                 out += self._drop(size - pos, now)
                 break
@@ -315,6 +359,17 @@ class HttpConversation:
                 self._rest(now)
         return pos + take
 
+    def _shed_body(self, pos: int, size: int, now: float, out: list[Command]) -> int:
+        take = min(self._client_left, size - pos)
+        self._client_left -= take
+        self.deadline = now + self.context.config.idle_timeout_s
+        if not self._client_left:
+            if self._call is not None:
+                self._client = _ANSWER
+            else:
+                out += self._linger(now)
+        return pos + take
+
     def _drop(self, count: int, now: float) -> Commands:
         """Bytes that belong to nothing: behind an outstanding request, or behind the last word."""
         if self._client is ClientState.OVER:
@@ -369,6 +424,8 @@ class HttpConversation:
     def _server_bytes(self, data: bytes, now: float) -> Commands:
         if self._server is ServerState.GONE:
             return NOTHING
+        if self._deaf:
+            self.deadline = now + self.context.config.idle_timeout_s
         joined = self._held + data if self._held else data
         self._held = b""
         held, first, last, size = b"", 0, 0, len(joined)  # to forward: held + joined[first:last]
@@ -456,8 +513,10 @@ class HttpConversation:
         assert answer is not None
         stays = call.head.keep_alive and answer.head.keep_alive and self._server is not ServerState.STREAM
         self._chunks = None
-        self._log(Reason.NONE, now)
         out: list[Command] = []
+        if self._deaf:
+            return list(self._shed(self._deaf, "the server left before it took all of the request", now))
+        self._log(Reason.NONE, now)
         if self._client is _BODY:
             # The server may take the rest of the body for a request: nothing more of it may be sent.
             out += self._linger(now, ResetServer())
@@ -478,6 +537,15 @@ class HttpConversation:
             self._say(reason, 0, detail, None, close=True, now=now, out=out)
         else:
             self._record(None, Verdict.DROPPED, reason, 0, 0, 0, 0.0, now, self.context.new_event(), detail)
+
+    def _shed(self, reason: Reason, detail: str, now: float) -> Commands:
+        """The client has its whole answer, the server takes no more: the rest of the body is dropped as it comes."""
+        self._log(reason, now, detail)
+        if not self._client_left:
+            return self._linger(now, ResetServer())
+        self._client, self._server, self._last = ClientState.SHED, ServerState.GONE, True
+        self.deadline = now + self.context.config.idle_timeout_s
+        return (ResetServer(), EndClient())
 
     def _rest(self, now: float) -> None:
         """Wait for the next request."""

@@ -42,7 +42,7 @@ class EndClient:
 
 @dataclass(slots=True)
 class CloseServer:
-    """Close the server's leg in order, now; nothing is owed either way and nothing of it is wanted any more."""
+    """Close the server's leg in order once what waits for it is sent; nothing of it is wanted any more."""
 
 
 @dataclass(slots=True)
@@ -76,11 +76,12 @@ class ClientState(Enum):
 
     IDLE = 0  # a new request: IDLE (denied), HEAD, BODY, ANSWER, DRAIN, LINGER
     HEAD = 1  # a head that has begun
-    BODY = 2  # the body of a forwarded request: ANSWER, or LINGER if the answer was complete before
+    BODY = 2  # the body of a forwarded request: ANSWER, SHED, or LINGER if the answer was complete before
     ANSWER = 3  # nothing may come, an answer is outstanding: IDLE, LINGER
     DRAIN = 4  # the body of a refused request: IDLE, LINGER
-    LINGER = 5  # the last word was said, all is dropped: OVER
-    OVER = 6
+    SHED = 5  # the body of a forwarded request whose server takes no more of it: ANSWER, LINGER
+    LINGER = 6  # the last word was said, all is dropped: OVER
+    OVER = 7
 
 
 class ServerState(Enum):
@@ -92,7 +93,8 @@ class ServerState(Enum):
     BODY = 3  # a counted body
     CHUNKS = 4
     STREAM = 5  # a body until the connection ends
-    GONE = 6
+    DONE = 6  # the answer is complete, the request's body is not: a byte that comes ends both
+    GONE = 7
 
 
 class Verdict(StrEnum):

@@ -1,0 +1,100 @@
+"""Answers that come before the request's body is complete, from origins that read on, close or reset.
+
+The order of what happens is set by keeping the relay from looking meanwhile.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from racecar.policy.reasons import Reason
+
+TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
+STREAM = b"HTTP/1.1 413 Too Large\r\n\r\nup to the end"
+# Shorter than what is worth a pipe, and longer.
+LENGTHS = pytest.mark.parametrize("length", [20_000, 1_000_000], ids=["copied", "spliced"])
+
+
+@pytest.fixture
+def relay(start: Callable[..., Any]) -> Any:
+    return start("http")
+
+
+def begin(relay: Any, length: int, *fields: bytes, sent: int = 1000) -> tuple[socket.socket, socket.socket]:
+    """A POST whose head the origin has read; `sent` bytes of its body are on their way."""
+    client, server = relay.pair()
+    lines = (b"POST /jobs HTTP/1.1", b"Host: a", b"Content-Length: %d" % length, *fields, b"", b"")
+    head = b"\r\n".join(lines)
+    client.sendall(head + b"a" * sent)
+    got = b""
+    while len(got) < len(head):
+        got += server.recv(len(head) - len(got))
+    assert got == head
+    return client, server
+
+
+def write_fails(relay: Any, client: socket.socket, server: socket.socket, answer: bytes, *, fin: bool = False) -> None:
+    """The relay writes more of the body first, and finds that the origin has answered and reset before."""
+    with relay.held():
+        client.sendall(b"b" * 5000)
+        server.sendall(answer)
+        if fin:
+            server.shutdown(socket.SHUT_WR)
+        server.close()  # with bytes unread: a reset
+
+
+@LENGTHS
+def test_a_whole_answer_outlives_the_reset_behind_it(relay: Any, read_all: Any, length: int) -> None:
+    client, server = begin(relay, length)
+    write_fails(relay, client, server, TOO_LARGE)
+    left = length - 6000
+    client.sendall(b"c" * left)  # taken, and dropped
+    assert read_all(client) == TOO_LARGE
+    client.close()
+    request, connection = relay.wait_for_entries(2)
+    assert (request.http.status, request.http.reason) == (413, Reason.UPSTREAM_RESET)
+    assert connection.reason is Reason.NONE
+
+
+@LENGTHS
+def test_a_reset_inside_an_answer_is_passed_on(relay: Any, read_all: Any, length: int) -> None:
+    client, server = begin(relay, length)
+    write_fails(relay, client, server, TOO_LARGE[:-1])
+    with pytest.raises(ConnectionResetError):
+        read_all(client)
+    request, connection = relay.wait_for_entries(2)
+    assert request.http.reason is connection.reason is Reason.UPSTREAM_RESET
+
+
+def test_an_answer_up_to_the_end_is_whole_with_a_fin_before_the_reset(relay: Any, read_all: Any) -> None:
+    client, server = begin(relay, 20_000)
+    write_fails(relay, client, server, STREAM, fin=True)
+    assert read_all(client) == STREAM
+
+
+def test_an_answer_up_to_the_end_is_not_whole_with_a_reset_alone(relay: Any, read_all: Any) -> None:
+    client, server = begin(relay, 20_000)
+    write_fails(relay, client, server, STREAM)
+    with pytest.raises(ConnectionResetError):
+        read_all(client)
+
+
+def test_a_client_that_ends_its_half_still_gets_the_answer_of_a_server_that_reset(relay: Any, read_all: Any) -> None:
+    client, server = begin(relay, 6000)
+    with relay.held():
+        client.sendall(b"b" * 5000)
+        client.shutdown(socket.SHUT_WR)
+        server.sendall(TOO_LARGE)
+        server.close()
+    assert read_all(client) == TOO_LARGE
+
+
+def test_a_request_behind_a_body_that_no_server_takes_is_dropped(relay: Any, read_all: Any) -> None:
+    client, server = begin(relay, 20_000)
+    write_fails(relay, client, server, TOO_LARGE)
+    client.sendall(b"c" * 14_000 + b"GET /applicants HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert read_all(client) == TOO_LARGE
+    client.close()
+    assert len(relay.wait_for_entries(2)) == 2
