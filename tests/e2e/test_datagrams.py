@@ -213,7 +213,7 @@ def test_a_workload_cannot_ask_itself_in_the_name_of_others(netns_pair: Any, ver
         argv = workload(code, target=target.address, port=target.port, v6=version == 6)
         rules = policy(cidr("127.0.0.1"), cidr("::1"))
         result = run_exec(rules, argv, netns=pair.client)
-        # IPv4 wants IP_TRANSPARENT for a foreign source when it looks for a route; IPv6 takes it, and the gate does not.
+        # IPv4 wants IP_TRANSPARENT for a foreign source when it looks for a route. IPv6 takes it, the gate does not.
         assert result.said == ["ENETUNREACH" if version == 4 else "EPERM", "EPERM", "EPERM"]
         assert target.close() == []
 
