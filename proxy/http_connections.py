@@ -222,7 +222,7 @@ class HttpConnection(Connection):
         for end in (client, server):
             if not end.closed:
                 self.settle(end)
-        if failed and not self.closed:
+        if failed and not server.closed:
             self.failed(server, failed)
 
     def _close_soon(self, reason: Reason) -> None:

@@ -296,14 +296,20 @@ class HttpConversation:
                 pos = self._drain_body(pos, size, now, out)
             elif state is ClientState.SHED:
                 pos = self._shed_body(pos, size, now, out)
+            elif self._server is ServerState.DONE:  # behind the body that was the last
+                self._surplus, self._dropped = True, size - pos
+                break
             else:
                 out += self._drop(size - pos, now)
                 break
         if self.is_over or first < 0:
             return tuple(out)
-        if first == 0 and last == size and not held and not out:
+        over = self._client is _ANSWER and self._server is ServerState.DONE
+        if first == 0 and last == size and not held and not out and not over:
             return FORWARD
         out.append(ToServer(held + data[first:last]))
+        if over:
+            out += self._body_followed(now)
         return tuple(out)
 
     def _read_head(self, data: bytes, pos: int, now: float, out: list[Command]) -> tuple[bytes | None, int]:
@@ -424,6 +430,8 @@ class HttpConversation:
     def _server_bytes(self, data: bytes, now: float) -> Commands:
         if self._server is ServerState.GONE:
             return NOTHING
+        if self._server is ServerState.DONE:  # it took part of the body for a request: no more of it may be sent
+            return self._shed(Reason.UNEXPECTED_UPSTREAM_BYTES, "bytes behind the answer to an unfinished body", now)
         if self._deaf:
             self.deadline = now + self.context.config.idle_timeout_s
         joined = self._held + data if self._held else data
@@ -448,7 +456,7 @@ class HttpConversation:
                     if not done and self._server is ServerState.CHUNKS and last < size:
                         self._held = joined[last:]
                         break
-            if done and last < size and not self._last and self._client is not _BODY:  # else the leg closes, unread
+            if done and last < size and not self._last and self._client is not _BODY:
                 raise ProtocolError(Reason.UNEXPECTED_UPSTREAM_BYTES, "bytes behind the answer")
         except ProtocolError as error:
             return self._abort(error.reason, error.detail, now)
@@ -461,6 +469,8 @@ class HttpConversation:
             out.append(ToClient(data if whole else held + joined[first:last]))
         if done:
             out += self._complete(now)
+            if last < size and self.is_outstanding:  # answered before its body ended
+                out += self._server_bytes(joined[last:], now)
             if whole and len(out) == 1:
                 return FORWARD
         return tuple(out)
@@ -516,12 +526,11 @@ class HttpConversation:
         out: list[Command] = []
         if self._deaf:
             return list(self._shed(self._deaf, "the server left before it took all of the request", now))
-        self._log(Reason.NONE, now)
         if self._client is _BODY:
-            # The server may take the rest of the body for a request: nothing more of it may be sent.
-            out += self._linger(now, ResetServer())
-        elif self._surplus:
-            self._refuse_surplus(stays, now, out)
+            return list(self._answered_early(call, answer, now))
+        self._log(Reason.NONE, now)
+        if self._surplus:
+            self._refuse_surplus(stays=stays, now=now, out=out)
             out += self._linger(now)
         elif self._last:
             out += self._linger(now)
@@ -529,7 +538,7 @@ class HttpConversation:
             self._rest(now)
         return out
 
-    def _refuse_surplus(self, stays: bool, now: float, out: list[Command]) -> None:
+    def _refuse_surplus(self, *, stays: bool, now: float, out: list[Command]) -> None:
         """Answer what came behind the request whose answer is now complete; silently if that closes anyway."""
         reason, detail = Reason.HTTP_PIPELINED, "bytes behind an outstanding request"
         self._request_bytes, self._started = self._dropped, now
@@ -537,6 +546,21 @@ class HttpConversation:
             self._say(reason, 0, detail, None, close=True, now=now, out=out)
         else:
             self._record(None, Verdict.DROPPED, reason, 0, 0, 0, 0.0, now, self.context.new_event(), detail)
+
+    def _answered_early(self, call: Call, answer: Answer, now: float) -> Commands:
+        """The answer is complete, the body is not: it goes on to its end, and no request is taken behind it."""
+        if call.head.expects_continue and answer.head.status >= 400 and self._client_left == call.head.length:
+            # RFC 9110 10.1.1: no body may follow, so the client's next bytes may be a request to this server.
+            return self._shed(Reason.NONE, "refused by the server before its body", now)
+        self._server, self._last = ServerState.DONE, True
+        return NOTHING
+
+    def _body_followed(self, now: float) -> Commands:
+        """The body that was answered before its end is complete."""
+        self._log(Reason.NONE, now, "answered before the body was complete")
+        if self._surplus:
+            self._refuse_surplus(stays=False, now=now, out=[])
+        return self._linger(now)
 
     def _shed(self, reason: Reason, detail: str, now: float) -> Commands:
         """The client has its whole answer, the server takes no more: the rest of the body is dropped as it comes."""

@@ -373,14 +373,67 @@ def test_a_server_that_ends_inside_an_answer_aborts(answer: bytes) -> None:
 # --- answers that come early, and clients that leave
 
 
-@pytest.mark.parametrize("expect", [(), (b"Expect: 100-continue",)])
-def test_an_answer_before_the_body_is_complete_is_the_last(expect: tuple[bytes, ...]) -> None:
-    talk = Talk().client(request(b"Content-Length: 100", *expect, line=b"POST /jobs HTTP/1.1") + b"abc")
+def post(length: int, *lines: bytes) -> bytes:
+    return request(b"Content-Length: %d" % length, *lines, line=b"POST /jobs HTTP/1.1")
+
+
+@SIZES
+@pytest.mark.parametrize("behind", [b"", DENIED, GET, b"G"])
+def test_a_body_goes_on_to_its_end_behind_its_answer_and_nothing_follows_it(behind: bytes, size: int) -> None:
+    talk = Talk().client(post(9) + b"abc").server(OK)
+    assert (talk.to_client, talk.rest, talk.conversation.client_unread) == (OK, [], 5)
+    talk.client(b"defghi" + behind, size)
+    assert talk.to_server == post(9) + b"abcdefghi"
+    assert (talk.to_client, talk.rest) == (OK, LAST_WORD)
+    talk.client(GET * 10)
+    assert talk.to_server == post(9) + b"abcdefghi"
+    assert (talk.records[0].status, talk.records[0].detail) == (200, "answered before the body was complete")
+    assert talk.records[0].request_bytes == len(talk.to_server)
+    surplus = behind and size > 1  # in the read that ended the body
+    assert [record.reason for record in talk.records[1:]] == ([Reason.HTTP_PIPELINED] if surplus else [])
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_server_that_says_more_than_its_early_answer_gets_no_more_of_the_body(together: bool) -> None:
+    talk = Talk().client(post(100) + b"abc")  # a server that took the body for a request would answer that
     forwarded = talk.to_server
-    talk.server(OK)
+    if together:
+        talk.server(OK + OK)
+    else:
+        talk.server(OK).server(OK)
     assert (talk.to_client, talk.rest) == (OK, [ResetServer(), EndClient()])
-    talk.client(DENIED)  # a server that ignored the body would take it for a request
+    assert talk.records[0].reason is Reason.UNEXPECTED_UPSTREAM_BYTES
+    talk.client(b"d" * 97 + GET)
     assert talk.to_server == forwarded
+
+
+def test_a_body_that_may_not_come_is_not_forwarded_behind_a_refusal() -> None:
+    refusal = b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n"
+    talk = Talk().client(post(len(DENIED), b"Expect: 100-continue"))
+    forwarded = talk.to_server
+    talk.server(refusal).client(DENIED)
+    assert (talk.to_server, talk.to_client) == (forwarded, refusal)
+    assert talk.rest[:2] == [ResetServer(), EndClient()]
+    talk = Talk().client(post(3, b"Expect: 100-continue")).server(OK).client(b"abc")
+    assert (talk.to_server[-3:], talk.rest) == (b"abc", LAST_WORD)
+
+
+def test_a_client_that_leaves_inside_a_body_that_was_answered_keeps_its_answer() -> None:
+    talk = Talk().client(post(9) + b"abc").server(OK)
+    assert talk.conversation.server_eof(0.0) == NOTHING  # it may still read
+    assert talk.conversation.client_eof(0.0) == (ResetServer(), Close(Reason.NONE))
+    assert (talk.records[0].status, talk.records[0].reason) == (200, Reason.DOWNSTREAM_CLOSED)
+
+
+def test_a_body_that_no_server_takes_is_dropped_as_long_as_it_moves() -> None:
+    talk = Talk().client(post(1 << 30)).server(OK)
+    assert talk.conversation.server_deaf(Reason.UPSTREAM_RESET, 0.0) == (ResetServer(), EndClient())
+    now = 0.0
+    for _ in range(100):
+        now += 299.0
+        assert talk.conversation.client_bytes(bytes(1 << 16), now) == NOTHING
+        assert talk.conversation.timer(now) == NOTHING
+    assert talk.conversation.timer(now + 300.0) == (Close(Reason.IDLE_TIMEOUT),)
 
 
 def test_a_body_goes_on_while_its_answer_begins() -> None:

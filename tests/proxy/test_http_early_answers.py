@@ -3,6 +3,7 @@
 The order of what happens is set by keeping the relay from looking meanwhile.
 """
 
+import hashlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from racecar.policy.reasons import Reason
+from racecar.proxy.records import ConnectionEntry
 
 TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 STREAM = b"HTTP/1.1 413 Too Large\r\n\r\nup to the end"
 # Shorter than what is worth a pipe, and longer.
 LENGTHS = pytest.mark.parametrize("length", [20_000, 1_000_000], ids=["copied", "spliced"])
@@ -98,3 +101,66 @@ def test_a_request_behind_a_body_that_no_server_takes_is_dropped(relay: Any, rea
     assert read_all(client) == TOO_LARGE
     client.close()
     assert len(relay.wait_for_entries(2)) == 2
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        part = sock.recv(count - len(got))
+        assert part, f"{len(got)} of {count} bytes came"
+        got += part
+    return got
+
+
+@pytest.mark.parametrize("behind", [b"", b"GET /applicants HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["alone", "followed"])
+@LENGTHS
+def test_a_body_that_was_answered_is_forwarded_to_its_end(
+    relay: Any, read_all: Any, length: int, behind: bytes
+) -> None:
+    client, server = begin(relay, length)
+    server.sendall(OK)
+    assert read_exactly(client, len(OK)) == OK
+    client.sendall(b"b" * (length - 1000) + behind)
+    assert read_all(server) == b"a" * 1000 + b"b" * (length - 1000)
+    assert read_all(client) == b""
+    client.close()
+    entries = relay.wait_for_entries(2)
+    while not isinstance(entries[-1], ConnectionEntry):  # a request behind the body is logged if one read held both
+        entries = relay.wait_for_entries(len(entries) + 1)
+    assert (entries[0].http.status, entries[0].http.reason) == (200, Reason.NONE)
+    assert entries[0].http.detail == "answered before the body was complete"
+    assert entries[-1].reason is Reason.NONE
+
+
+def test_a_body_that_was_answered_is_forwarded_at_the_pace_of_its_server(
+    relay: Any, read_all: Any, sender: Any
+) -> None:
+    relay.origin.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    total = 8 << 20
+    client, server = begin(relay, total, sent=0)
+    server.sendall(OK)
+    thread = sender(client, total)
+    while not relay.ask(lambda: any(connection.server.queued for connection in relay.server.connections)):
+        pass
+    assert hashlib.sha256(read_all(server)).hexdigest() == (thread.join() or thread.digest)
+    assert read_all(client) == OK
+
+
+@LENGTHS
+@pytest.mark.parametrize("resets", [True, False])
+def test_a_client_may_finish_a_body_whose_server_answered_and_left(
+    relay: Any, reset: Any, read_all: Any, length: int, resets: bool
+) -> None:
+    client, server = begin(relay, length)
+    server.sendall(OK)
+    assert read_exactly(client, len(OK)) == OK
+    with relay.held():
+        client.sendall(b"b" * 5000)
+        reset(server) if resets else server.close()
+    relay.wait_for_entries(1)
+    client.sendall(b"b" * (length - 6000))
+    assert read_all(client) == b""
+    client.close()
+    request, connection = relay.wait_for_entries(2)
+    assert (request.http.status, request.http.reason) == (200, Reason.UPSTREAM_RESET)
+    assert connection.reason is Reason.NONE
