@@ -9,6 +9,7 @@ from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import Verdict
 from racecar.proxy.core.relay import (
     READ_BYTES,
+    SMALL_READ_BYTES,
     failure_reason,
     is_over,
     may_finish,
@@ -47,6 +48,7 @@ class Connection:
         "client",
         "closed",
         "due",
+        "held",
         "host",
         "progress",
         "reason",
@@ -72,6 +74,7 @@ class Connection:
         self.closed = False
         self.spliced = False
         self.reason = Reason.NONE
+        self.held = 0  # bytes in our memory, as counted in `use`
         self.progress = -1  # bytes moved when the last idle check looked
         self.step = 0
         self.due = math.inf
@@ -99,6 +102,8 @@ class Connection:
         if end.queued:
             end.flush()
         self.settle(end)
+        if self.held:
+            self.hold()
 
     def settle(self, end: End) -> None:
         """Send the FIN that is due on `end`, and tell epoll what both legs wait for."""
@@ -171,6 +176,20 @@ class Connection:
     def timer(self, now: float) -> None:
         """Time may have passed for the layer."""
 
+    def hold(self) -> None:
+        """Count what waits in our memory; a connection that adds to it above its workload's budget is reset."""
+        if self.closed:
+            return
+        held = len(self.client.out) + len(self.server.out) + self.layer_held()
+        more = held - self.held
+        self.held = held
+        if more and not self.use.hold(more):
+            self.abort(Reason.WORKLOAD_LIMIT)
+
+    def layer_held(self) -> int:
+        """Bytes that wait in the layer."""
+        return 0
+
     def lost(self, reason: Reason) -> None:
         """The connection ends now, whatever the layer still waits for."""
 
@@ -189,6 +208,7 @@ class Connection:
             logger.exception("the layer failed while its connection ended")
         self.client.drop(in_order=in_order)
         self.server.drop(in_order=in_order)
+        self.use.hold(-self.held)
         self.host.ended(self, self._entry())
 
     def _entry(self) -> ConnectionEntry:
@@ -238,7 +258,7 @@ class TcpConnection(Connection):
             if moved is not None:
                 self._spliced(end, moved)
                 return
-        count = end.receive_into(edge.buffer)
+        count = end.receive_into(edge.view[:SMALL_READ_BYTES] if self.use.is_short else edge.buffer)
         if count is None:
             return
         if not count:
@@ -250,6 +270,7 @@ class TcpConnection(Connection):
         if other.queued:
             edge.watch(end)
             edge.watch(other)
+            self.hold()
 
     def timer(self, now: float) -> None:
         limit = self.host.config.tcp_idle_timeout_s

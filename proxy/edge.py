@@ -86,7 +86,7 @@ class End(RelayEnd):
         except OSError as error:
             raise LegError(self, error.errno or 0) from None
 
-    def receive_into(self, buffer: bytearray) -> int | None:
+    def receive_into(self, buffer: bytearray | memoryview) -> int | None:
         """As `receive`, without a new object."""
         try:
             return self.sock.recv_into(buffer)

@@ -21,7 +21,7 @@ from racecar.proxy.core.http1_types import (
     ToClient,
     ToServer,
 )
-from racecar.proxy.core.relay import BODY_BYTES, HEAD_BYTES, READ_BYTES, portion_bytes, wants_reading
+from racecar.proxy.core.relay import BODY_BYTES, HEAD_BYTES, READ_BYTES, SMALL_READ_BYTES, portion_bytes, wants_reading
 from racecar.proxy.edge import End, LegError, RawSocket
 from racecar.proxy.limits import WorkloadUse
 from racecar.redirect.abi import ConnectionRecord
@@ -79,7 +79,8 @@ class HttpConnection(Connection):
             if moved is not None:
                 self._spliced(end, moved)
                 return
-        data = end.receive(READ_BYTES if unread > HEAD_BYTES else HEAD_BYTES)
+        size = READ_BYTES if unread > HEAD_BYTES else HEAD_BYTES
+        data = end.receive(SMALL_READ_BYTES if self.use.is_short else size)
         if data is None:
             return
         if not data:
@@ -94,8 +95,11 @@ class HttpConnection(Connection):
             if other.queued:
                 edge.watch(end)
                 edge.watch(other)
+                self.hold()
         elif commands:
             self._obey(commands)
+        else:
+            self.hold()
         self._keep_time()
 
     def writable(self, end: End) -> None:
@@ -158,6 +162,9 @@ class HttpConnection(Connection):
     def drain(self) -> None:
         if not self.closing and not self.closed:
             self._obey(self.conversation.drain())
+
+    def layer_held(self) -> int:
+        return self.conversation.held
 
     def lost(self, reason: Reason) -> None:
         self.conversation.lost(reason, self.host.edge.now)
@@ -224,6 +231,7 @@ class HttpConnection(Connection):
                 self.settle(end)
         if failed and not server.closed:
             self.failed(server, failed)
+        self.hold()
 
     def _close_soon(self, reason: Reason) -> None:
         """Close each leg in order once what waits for it is sent; nothing is read any more."""

@@ -17,6 +17,7 @@ class EdgeConfig:
     close_timeout_s: float = 30.0  # a closed connection's last bytes, without progress; then it is reset
     timer_step_s: float = 0.25  # how late a timeout may be
     max_connections_per_workload: int = 16384  # further ones are reset
+    max_held_bytes_per_workload: int = 64 << 20  # in our memory; the connection that wants more is reset
     max_pipes: int | None = None  # splice pipes in all; None = three quarters of the kernel's budget for this user
     max_pipes_per_workload: int = 32  # further stretches are copied
     descriptor_headroom: int = 64  # descriptors below the limit that no connection may take
@@ -30,6 +31,8 @@ class EdgeConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.max_connections_per_workload < 1:
             raise ValueError(f"max_connections_per_workload is {self.max_connections_per_workload}; at least 1")
+        if self.max_held_bytes_per_workload < 1:
+            raise ValueError(f"max_held_bytes_per_workload is {self.max_held_bytes_per_workload}; at least 1")
         if self.accepts_per_turn < 1 or self.events_per_turn < 1:
             raise ValueError("accepts_per_turn and events_per_turn must be at least 1")
 
@@ -37,11 +40,20 @@ class EdgeConfig:
 class WorkloadUse:
     """What one workload has of the shared means."""
 
-    __slots__ = ("connections", "pipes")
+    __slots__ = ("budget", "connections", "held", "is_short", "pipes")
 
-    def __init__(self) -> None:
+    def __init__(self, *, budget: int) -> None:
         self.connections = 0
+        self.budget = budget
+        self.held = 0  # bytes of its connections that wait in our memory
+        self.is_short = False  # half of the budget is taken: small reads, so that slow readers alone hardly end it
         self.pipes = PipeQuota()
+
+    def hold(self, more: int) -> bool:
+        """Count `more` bytes held, or less if below 0; False if that takes more than there may be."""
+        self.held += more
+        self.is_short = self.held > self.budget >> 1
+        return more <= 0 or self.held <= self.budget
 
 
 class Descriptors:

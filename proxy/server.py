@@ -237,7 +237,7 @@ class Server:
         if not self._has_room():
             self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT)
             return
-        use = self._use.get(record.workload) or WorkloadUse()
+        use = self._use.get(record.workload) or WorkloadUse(budget=self.config.max_held_bytes_per_workload)
         if use.connections >= self.config.max_connections_per_workload:
             self._refuse(sock, record, Reason.WORKLOAD_LIMIT)
             return

@@ -129,6 +129,13 @@ class HttpConversation:
         return sys.maxsize if self._server is ServerState.STREAM else 0
 
     @property
+    def held(self) -> int:
+        """How many bytes wait here for the rest of a head, a size line or trailers."""
+        request, response = self._request_head, self._response_head
+        held = len(self._held) if request is None else len(self._held) + request.pending
+        return held if response is None else held + response.pending
+
+    @property
     def is_idle(self) -> bool:
         """Nothing is outstanding and no request has begun."""
         return self._client is _IDLE

@@ -9,6 +9,7 @@ import errno
 from racecar.policy.reasons import Reason
 
 READ_BYTES = 65536  # one copying read; also what an end that stalls may hold of our memory
+SMALL_READ_BYTES = 4096  # a copying read of a workload that has half of its memory in use
 PIPE_BYTES = 1 << 18  # 256 KB measured best: larger pipes leave the cache, smaller ones need more calls
 HEAD_BYTES = 16384  # a read in which heads are looked for; larger ones gain nothing
 BODY_BYTES = 65536  # a body that still has this much to go is worth a pipe at once

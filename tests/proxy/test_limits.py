@@ -336,6 +336,73 @@ def test_a_limit_without_room_is_said_at_start() -> None:
         Descriptors(headroom=1 << 30)
 
 
+def held(relay: Any) -> int:
+    return int(relay.ask(lambda: sum(use.held for use in relay.server._use.values())))
+
+
+def test_heads_that_do_not_end_have_a_budget(start: Callable[..., Any]) -> None:
+    relay = start("http", max_held_bytes_per_workload=50_000)
+    clients = []
+    for _ in range(4):
+        clients.append(relay.pair())
+        clients[-1][0].sendall(b"GET /jobs HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 14_000)
+        while held(relay) < 14_000 * len(clients) and not relay.entries:
+            pass
+    (entry,) = relay.wait_for_entries(1)  # not four times 14,000
+    assert entry.reason is Reason.WORKLOAD_LIMIT
+    with pytest.raises(ConnectionResetError):
+        clients[3][0].recv(1)
+    assert relay.ask(lambda: relay.server.counters[Reason.WORKLOAD_LIMIT]) == 1
+    for client, server in clients[:3]:  # the others go on, and give back what they held
+        client.sendall(b"\r\n\r\n")
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += server.recv(65536)
+    assert held(relay) == 0
+
+
+def test_what_a_slow_reader_has_not_taken_counts_until_it_is_taken(start: Callable[..., Any], sender: Any) -> None:
+    relay = start(max_pipes=0)
+    client, server = relay.pair()
+    thread = sender(server, 16 << 20)
+    while not held(relay):
+        pass
+    while client.recv(1 << 20):
+        pass
+    thread.join()
+    assert held(relay) == 0
+
+
+def test_what_a_connection_held_is_given_back_with_it(start: Callable[..., Any]) -> None:
+    relay = start("http")
+    staying, _ = relay.pair()
+    client, _ = relay.pair()
+    client.sendall(b"GET /jobs HTTP/1.1\r\nHost: ")
+    while not held(relay):
+        pass
+    client.close()
+    relay.wait_for_entries(1)
+    assert (held(relay), relay.ask(lambda: len(relay.server._use))) == (0, 1)
+    staying.close()
+
+
+def test_a_workload_near_its_budget_is_read_in_small_pieces(start: Callable[..., Any]) -> None:
+    relay = start(max_pipes=0, max_held_bytes_per_workload=200_000)
+    pairs = [relay.pair() for _ in range(3)]
+    for _, server in pairs:
+        server.setblocking(False)
+
+    def stalled() -> list[int]:
+        return [connection.client.queued for connection in relay.server.connections]
+
+    while not all(queued := relay.ask(stalled)):
+        for _, server in pairs:
+            with contextlib.suppress(BlockingIOError):
+                server.send(bytes(1 << 16))
+    assert sum(queued) < 3 << 16
+    assert not relay.entries
+
+
 def test_the_config_says_which_field_is_wrong() -> None:
     with pytest.raises(ValueError, match="connect_timeout_s is 0"):
         EdgeConfig(connect_timeout_s=0)
