@@ -68,6 +68,16 @@ def open_local_socket(record: ConnectionRecord) -> RawSocket:
     return RawSocket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
 
+def bequeath(listener: socket.socket) -> None:
+    """Set what accepted sockets inherit, with no call per connection. With this linger a killed proxy resets.
+
+    A socket has what its listener had when it was established, not when it is accepted: call this before connections
+    can come.
+    """
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+
+
 class Server:
     """Serve redirected connections of any number of workloads on any number of listeners.
 
@@ -122,9 +132,7 @@ class Server:
     def listen(self, listener: socket.socket) -> None:
         """Serve `listener`, which belongs to the server from now on."""
         listener.setblocking(False)
-        # Accepted sockets inherit both (no call per connection). With this linger a killed proxy resets.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        bequeath(listener)
         self._listeners[listener.fileno()] = listener
         self._resume(listener)
 

@@ -29,7 +29,7 @@ from racecar.proxy.core.http1_types import HttpConfig, Judge, Verdict
 from racecar.proxy.flows import FlowSource, FlowWriter, denial_of_connection, denial_of_request
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.records import ConnectionEntry, HttpEntry, LogEntry
-from racecar.proxy.server import Server
+from racecar.proxy.server import Server, bequeath
 from racecar.proxy.sink import LineSink
 from racecar.redirect.instance import ConnectionRecords
 
@@ -154,6 +154,7 @@ def _listen() -> list[socket.socket]:
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bequeath(sock)
             sock.bind((address, 0))
             sock.listen(4096)
         except OSError:
