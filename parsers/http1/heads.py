@@ -13,6 +13,7 @@ from racecar.policy.reasons import Reason
 
 MAX_HEAD_BYTES = 65536
 MAX_TARGET_BYTES = 8192
+MAX_STATUS_LINE_BYTES = 8192
 MAX_METHOD_BYTES = 32
 MAX_HEADERS = 100
 
@@ -71,13 +72,12 @@ def _request_line(data: bytes | bytearray) -> int:
 
 def _status_line(data: bytes | bytearray) -> int:
     """Return the length of the status line, 0 if it is not complete."""
-    end = data.find(b"\n") + 1
-    if _STATUS_LINES.match(data) is not None:
-        return end
-    prefix = bytes(data[:5])
-    if end or not b"HTTP/".startswith(prefix):
+    end = data.find(b"\n", 0, MAX_STATUS_LINE_BYTES) + 1
+    if not end and len(data) >= MAX_STATUS_LINE_BYTES:
+        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"status line above {MAX_STATUS_LINE_BYTES} bytes")
+    if _STATUS_LINES.match(data) is None if end else not b"HTTP/".startswith(bytes(data[:5])):
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "status line")
-    return 0
+    return end
 
 
 def _check(data: bytes | bytearray, checked: int, line: Callable[[bytes | bytearray], int], malformed: Reason) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from racecar.parsers.errors import ProtocolError
 from racecar.parsers.http1.fields import UNTIL_CLOSE, declared_length, fields_that_matter, list_members
-from racecar.parsers.http1.heads import FIELDS, MAX_HEAD_BYTES, MAX_HEADERS
+from racecar.parsers.http1.heads import FIELDS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_STATUS_LINE_BYTES
 from racecar.policy.reasons import Reason
 
 _HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + FIELDS).fullmatch
@@ -30,6 +30,8 @@ def read_response_head(raw: bytes) -> ResponseHead:
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "status line or header lines")
     if len(raw) > MAX_HEAD_BYTES or raw.count(b"\n") - 2 > MAX_HEADERS:
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"above {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers")
+    if raw.find(b"\n", 0, MAX_STATUS_LINE_BYTES) < 0:
+        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"status line above {MAX_STATUS_LINE_BYTES} bytes")
     http_1_0, status = match[1] == b"0", int(match[2])
     framing: list[tuple[bytes, bytes]] = []
     options: set[bytes] = set()

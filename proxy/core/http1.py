@@ -73,6 +73,7 @@ class HttpConversation:
         "_deaf",
         "_dropped",
         "_ended",
+        "_head_due",
         "_held",
         "_last",
         "_request_bytes",
@@ -93,6 +94,7 @@ class HttpConversation:
         self.context = context  # may be exchanged at any time: the next request is judged by the new one
         self.tag = tag
         self.deadline = now + context.config.idle_timeout_s
+        self._head_due = inf  # when the answer's head that has begun must be complete
         self._client = _IDLE
         self._server = _SILENT
         self._client_left = 0  # bytes of the request's body, while BODY or DRAIN
@@ -189,7 +191,7 @@ class HttpConversation:
             raise ValueError(f"{count} bytes moved, {self.client_unread} may go unread")
         self._client_left -= count
         self._request_bytes += count
-        self.deadline = now + self.context.config.idle_timeout_s
+        self.deadline = min(now + self.context.config.idle_timeout_s, self._head_due)
 
     def server_moved(self, count: int, now: float) -> None:
         """Count bytes that went to the client unread; ValueError for more than `server_unread`."""
@@ -197,7 +199,7 @@ class HttpConversation:
             raise ValueError(f"{count} bytes moved, {self.server_unread} may go unread")
         self._response_bytes += count
         if self._deaf:
-            self.deadline = now + self.context.config.idle_timeout_s
+            self.deadline = min(now + self.context.config.idle_timeout_s, self._head_due)
         if self._server is ServerState.BODY:
             self._server_left -= count
         elif self._chunks is not None:
@@ -248,7 +250,7 @@ class HttpConversation:
         self._deaf, self._last = reason, True
         if self._client is _BODY:
             self._client = ClientState.SHED
-        self.deadline = now + self.context.config.idle_timeout_s
+        self.deadline = min(now + self.context.config.idle_timeout_s, self._head_due)
         return NOTHING
 
     def server_cut(self, now: float) -> Commands:
@@ -261,6 +263,8 @@ class HttpConversation:
         """Do what is due if `deadline` has passed."""
         if now < self.deadline:
             return NOTHING
+        if now >= self._head_due:
+            return self._abort(Reason.HEAD_TIMEOUT, "the answer's head did not come in time", now)
         if self._client is ClientState.HEAD:
             out: list[Command] = []
             self._request_bytes = self._request_head.pending if self._request_head is not None else 0
@@ -356,10 +360,10 @@ class HttpConversation:
         self._client_left -= take
         self._request_bytes += take
         if self._client_left:
-            self.deadline = now + self.context.config.idle_timeout_s
+            self.deadline = min(now + self.context.config.idle_timeout_s, self._head_due)
         else:
             self._client = _ANSWER
-            self.deadline = inf
+            self.deadline = self._head_due
         return pos + take
 
     def _drain_body(self, pos: int, size: int, now: float, out: list[Command]) -> int:
@@ -375,7 +379,7 @@ class HttpConversation:
     def _shed_body(self, pos: int, size: int, now: float, out: list[Command]) -> int:
         take = min(self._client_left, size - pos)
         self._client_left -= take
-        self.deadline = now + self.context.config.idle_timeout_s
+        self.deadline = min(now + self.context.config.idle_timeout_s, self._head_due)
         if not self._client_left:
             if self._call is not None:
                 self._client = _ANSWER
@@ -440,7 +444,7 @@ class HttpConversation:
         if self._server is ServerState.DONE:  # it took part of the body for a request: no more of it may be sent
             return self._shed(Reason.UNEXPECTED_UPSTREAM_BYTES, "bytes behind the answer to an unfinished body", now)
         if self._deaf:
-            self.deadline = now + self.context.config.idle_timeout_s
+            self.deadline = min(now + self.context.config.idle_timeout_s, self._head_due)
         joined = self._held + data if self._held else data
         self._held = b""
         held, first, last, size = b"", 0, 0, len(joined)  # to forward: held + joined[first:last]
@@ -463,7 +467,7 @@ class HttpConversation:
                     if not done and self._server is ServerState.CHUNKS and last < size:
                         self._held = joined[last:]
                         break
-            if done and last < size and not self._last and self._client is not _BODY:
+            if done and last < size and not self._last and self._client is not _BODY:  # else its leg closes
                 raise ProtocolError(Reason.UNEXPECTED_UPSTREAM_BYTES, "bytes behind the answer")
         except ProtocolError as error:
             return self._abort(error.reason, error.detail, now)
@@ -487,9 +491,15 @@ class HttpConversation:
         buffer = self._response_head or HeadBuffer(check_response_prefix)
         head, pos = buffer.cut(data, pos)
         if head is None:
-            self._response_head, self._server = buffer, ServerState.HEAD
+            if self._response_head is None:
+                self._response_head, self._server = buffer, ServerState.HEAD
+                self._head_due = now + self.context.config.head_timeout_s
+                self.deadline = min(self.deadline, self._head_due)
             return None, pos
-        self._response_head = None
+        if self._response_head is not None:
+            self._response_head, self._head_due = None, inf
+            waits = self._client is not _ANSWER or self._deaf
+            self.deadline = now + self.context.config.idle_timeout_s if waits else inf
         answer, call = self.context.answer(head), self._call
         assert call is not None
         status = answer.head.status
@@ -609,7 +619,7 @@ class HttpConversation:
         self._client, self._server = ClientState.OVER, ServerState.GONE
         self._request_head = self._response_head = self._chunks = self._call = None
         self._held = b""
-        self.deadline = inf
+        self.deadline = self._head_due = inf
 
     # --- the log
 

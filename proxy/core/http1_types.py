@@ -147,7 +147,7 @@ class Judge(Protocol):
 class HttpConfig:
     """Limits and timeouts of one HTTP/1.1 connection."""
 
-    head_timeout_s: float = 10.0  # from the first byte of a head to its last: 408
+    head_timeout_s: float = 10.0  # from the first byte of a head to its last: 408, a reset for an answer's
     idle_timeout_s: float = 300.0  # without a byte between requests, or inside a request's body
     linger_timeout_s: float = 2.0  # for the client to take a last answer and close
     max_drain_bytes: int = 65536  # of a refused request's body, read and dropped

@@ -465,6 +465,43 @@ def test_a_head_must_come_in_time_whatever_trickles() -> None:
     assert talk.later(2.0) == (Close(),)
 
 
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_an_answers_head_must_come_in_time_whatever_trickles(before: bytes) -> None:
+    talk = Talk()
+    talk.client(GET)
+    assert talk.later(3600.0) == NOTHING  # the answer may take its time
+    if before:
+        talk.server(before)
+        assert talk.later(3600.0) == NOTHING
+    talk.server(OK[:5])
+    assert talk.later(9.0) == NOTHING
+    talk.server(OK[5:10])
+    assert talk.later(1.0) == (Abort(Reason.HEAD_TIMEOUT),)
+    assert talk.records[0].reason is Reason.HEAD_TIMEOUT
+
+
+def test_an_answers_head_must_come_in_time_though_the_body_goes_on() -> None:
+    talk = Talk()
+    talk.client(b"POST /jobs HTTP/1.1\r\nHost: jobs\r\nContent-Length: 9000\r\n\r\n")
+    talk.server(OK[:5])
+    for _ in range(9):
+        assert talk.later(1.0) == NOTHING
+        talk.client(b"a" * 10)
+        talk.conversation.client_moved(10, talk.now)
+    assert talk.later(1.0) == (Abort(Reason.HEAD_TIMEOUT),)
+
+
+def test_an_answer_whose_head_came_in_pieces_may_take_its_time() -> None:
+    talk = Talk()
+    talk.client(GET)
+    talk.server(OK[:5])
+    talk.server(OK[5:-1])
+    assert talk.conversation.deadline == math.inf
+    assert talk.later(3600.0) == NOTHING
+    talk.server(OK[-1:])
+    assert talk.conversation.is_idle
+
+
 def test_an_idle_connection_ends_in_time() -> None:
     talk = Talk()
     talk.now = 200.0

@@ -8,6 +8,7 @@ from racecar.parsers.http1 import (
     UNTIL_CLOSE,
     HeadBuffer,
     check_response_prefix,
+    heads,
     read_response_head,
     response_length,
 )
@@ -107,3 +108,41 @@ def test_refuses_what_is_in_doubt_however_it_is_cut(raw: bytes, size: int) -> No
 def test_a_server_that_never_ends_its_lines_properly_is_refused_at_its_first() -> None:
     with pytest.raises(ProtocolError):
         HeadBuffer(check_response_prefix).cut(b"HTTP/1.1 200 OK\n", 0)
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(8192, True), (8193, False)])
+def test_a_status_line_has_its_own_limit_however_it_is_cut(size: int, is_read: bool) -> None:
+    line = b"HTTP/1.1 200 "
+    line += b"a" * (size - len(line) - 2)
+    whole = head(line=line)
+    buffer = HeadBuffer(check_response_prefix)
+
+    def byte_by_byte() -> bytes | None:
+        found = None
+        for index in range(len(whole)):
+            found, _ = buffer.cut(whole[index : index + 1], 0)
+        return found
+
+    if is_read:
+        assert byte_by_byte() == whole
+        assert read_response_head(whole).status == 200
+    else:
+        for read in (byte_by_byte, lambda: read_response_head(whole)):
+            with pytest.raises(ProtocolError, match="status line above 8192 bytes"):
+                read()
+        assert buffer.pending == 8192  # not read further
+
+
+def test_a_status_line_that_does_not_end_is_not_matched_again_at_each_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counter:
+        matches = 0
+
+        def match(self, _data: bytes) -> bool:
+            Counter.matches += 1
+            return True
+
+    monkeypatch.setattr(heads, "_STATUS_LINES", Counter())
+    buffer = HeadBuffer(check_response_prefix)
+    for byte in head(line=b"HTTP/1.1 200 " + b"a" * 1000)[:-1]:
+        buffer.cut(bytes([byte]), 0)
+    assert Counter.matches == 1
