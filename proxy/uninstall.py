@@ -40,7 +40,7 @@ def uninstall(only: str | None, *, force: bool) -> int:
 
 
 def _end(name: str) -> bool:
-    """SIGTERM to the owner's command, then SIGKILL to the owner; its guardian cleans up. False if it stays."""
+    """SIGKILL to the owner; its guardian ends the command and cleans up. False if it stays."""
     state = registry.read_state(name)
     if state is None:
         return False
