@@ -250,7 +250,7 @@ def test_a_slow_reader_gets_all_of_a_last_answer_however_late(start: Any) -> Non
 
 @pytest.mark.slow
 def test_a_closed_connection_whose_reader_never_reads_is_given_up(start: Any, read_all: Any) -> None:
-    relay = start("http", http=HttpConfig(idle_timeout_s=0.2), timer_step_s=0.01, close_timeout_s=0.05)
+    relay = start("http", http=HttpConfig(idle_timeout_s=2.0), timer_step_s=0.01, close_timeout_s=0.05)
     client, _ = relay.pair()
     while not relay.ask(lambda: any(connection.client.queued for connection in relay.server.connections)):
         client.sendall(DENIED * 100)
