@@ -15,6 +15,7 @@ from typing import Any
 
 from racecar.policy.model import RuleRef
 from racecar.policy.reasons import Reason
+from racecar.proxy.core.http1_types import HttpRecord
 from racecar.proxy.records import ConnectionEntry, HttpEntry
 from racecar.redirect.abi import ConnectionRecord, EventKind, IPAddress, KernelEvent
 
@@ -22,6 +23,8 @@ PROTOCOLS = {1: "ICMPv4", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 WITH_PORTS = (6, 17, 132)
 
 _DEFAULT_DENY = frozenset((Reason.DEFAULT_DENY, Reason.HTTP_NO_RULE))
+
+MAX_TEMPLATES = 1024
 
 ProcessName = Callable[[int, int], str | None]  # (pid, start in ns of boot time) -> path of its executable
 
@@ -58,6 +61,9 @@ class FlowWriter:
         self._exe_of = exe_of
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
+        self._mark = secrets.token_hex(16)
+        self._templates: dict[tuple[Any, ...], str] = {}
+        self._second = (-1, "")
         self._boot_offset_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def connection(self, entry: ConnectionEntry) -> str:
@@ -78,14 +84,47 @@ class FlowWriter:
         return json.dumps(flow, separators=(",", ":"))
 
     def request(self, entry: HttpEntry) -> str:
+        """A client repeats its requests: their line is made once and filled in, at a tenth of the cost."""
+        http, record = entry.http, entry.record
+        if http.event or http.detail:
+            return json.dumps(self._request_flow(entry), separators=(",", ":"))
+        exe = self._exe_of(record.pid, record.task_start_ns)
+        call = (http.method, http.path, http.has_query, http.host, http.status, http.verdict, http.reason, http.rule)
+        key = (record.cookie, record.epoch, record.address, record.port, exe, entry.path, entry.dialled, call)
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
+            template = self._templates[key] = self._template(entry)
+        duration_s, latency_s = _times(http)
+        return template % (  # in the order of the record's members
+            self._time(entry.started),
+            next(self._numbers),
+            http.request_bytes,
+            http.response_bytes,
+            _ms(duration_s),
+            round(latency_s * 1e9),
+        )
+
+    def _template(self, entry: HttpEntry) -> str:
+        """The line with `%s` where it differs from one request to the next. No peer knows the marks."""
+        flow = self._request_flow(entry)
+        flow["time"] = f"{self._mark}t"
+        flow["uuid"] = f"{self._mark}u"
+        flow["l7"]["latency_ns"] = f"{self._mark}l"
+        flow["racecar"] |= dict.fromkeys(("bytes_sent", "bytes_received", "duration_ms"), f"{self._mark}n")
+        line = json.dumps(flow, separators=(",", ":")).replace("%", "%%")
+        line = line.replace(f"{self._mark}t", "%s").replace(f"{self._mark}u", f"{self._prefix}-%s")
+        return line.replace(f'"{self._mark}l"', "%s").replace(f'"{self._mark}n"', "%s")
+
+    def _request_flow(self, entry: HttpEntry) -> dict[str, Any]:
         http, record = entry.http, entry.record
         flow = self._head(entry.started, http.verdict.value, http.reason, http.rule, event=http.event)
         flow["Type"] = "L7"
         _addresses(flow, record.address, record.port, record.protocol)
         self._process(flow, record.pid, record.task_start_ns, record.uid, record.comm, record.cgroup_id)
         flow["socket_cookie"] = record.cookie
-        duration_s = max(http.finished - http.started, 0.0)
-        latency_s = max(http.answered - http.started, 0.0) if http.answered else duration_s
+        duration_s, latency_s = _times(http)
         flow["l7"] = {
             "type": "REQUEST",
             "latency_ns": round(latency_s * 1e9),
@@ -107,7 +146,7 @@ class FlowWriter:
         }
         if http.detail:
             flow["racecar"]["detail"] = http.detail
-        return json.dumps(flow, separators=(",", ":"))
+        return flow
 
     def kernel(self, event: KernelEvent) -> str:
         reason = Reason(event.reason)
@@ -136,7 +175,7 @@ class FlowWriter:
 
     def _head(self, started: float, verdict: str, reason: Reason, rule: int, event: str = "") -> dict[str, Any]:
         flow: dict[str, Any] = {
-            "time": datetime.fromtimestamp(started, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "time": self._time(started),
             "uuid": event or f"{self._prefix}-{next(self._numbers)}",
             "verdict": verdict,
             "reason": reason.name,
@@ -151,6 +190,12 @@ class FlowWriter:
         if reason in _DEFAULT_DENY and flow["rule"] is None:
             flow["racecar"]["policies"] = list(self._source.policies)
         return flow
+
+    def _time(self, started: float) -> str:
+        second = int(started)
+        if second != self._second[0]:
+            self._second = (second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+        return f"{self._second[1]}.{int((started - second) * 1e6):06d}Z"
 
     def _process(self, flow: dict[str, Any], pid: int, start_ns: int, uid: int, comm: str, cgroup_id: int) -> None:
         flow["cgroup_id"] = cgroup_id
@@ -182,6 +227,12 @@ def _addresses(
 
 def _protocol_name(number: int) -> str:
     return PROTOCOLS.get(number, f"protocol {number}")
+
+
+def _times(http: HttpRecord) -> tuple[float, float]:
+    """Duration and latency in seconds."""
+    duration_s = max(http.finished - http.started, 0.0)
+    return duration_s, max(http.answered - http.started, 0.0) if http.answered else duration_s
 
 
 def _ms(seconds: float) -> float:

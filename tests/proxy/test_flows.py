@@ -15,6 +15,7 @@ from racecar.policy.model import DEFAULT_DENY, RuleRef
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpRecord, Verdict
 from racecar.proxy.flows import (
+    MAX_TEMPLATES,
     FlowSource,
     FlowWriter,
     denial_of_connection,
@@ -433,3 +434,25 @@ def test_a_default_deny_names_the_policies_that_cause_it() -> None:
     flow = checked(writer().kernel(replace(EVENT, kind=EventKind.DENIED, reason=Reason.DEFAULT_DENY, rule=0)))
     assert flow["rule"] is None
     assert flow["racecar"]["policies"] == ["default/tweeter"]
+
+
+def test_a_repeated_request_has_the_line_of_a_first_one() -> None:
+    """Lines are filled into a template: whatever the peer chose for a name, the result is the same record."""
+    http = replace(HTTP, path=b"/100%s%d%%/\x01", host=b"%(time)s", method=b"G%sT", has_query=True)
+    later = replace(http, started=11.0, answered=11.25, finished=11.5, request_bytes=7, response_bytes=9)
+    repeated, fresh = writer(), writer()
+    repeated.request(request(http))
+    one, other = checked(repeated.request(request(later))), checked(fresh.request(request(later)))
+    assert one.pop("uuid") != other.pop("uuid")
+    assert one == other
+    assert (one["l7"]["latency_ns"], one["racecar"]["duration_ms"]) == (250_000_000, 500.0)
+    assert (one["racecar"]["bytes_sent"], one["racecar"]["bytes_received"]) == (7, 9)
+    assert one["l7"]["http"]["url"] == "/100%s%d%%/\x01?redacted"
+
+
+def test_templates_are_bounded_and_know_other_connections() -> None:
+    flows = writer()
+    for number in range(MAX_TEMPLATES + 2):
+        flow = checked(flows.request(request(record=replace(RECORD, cookie=number))))
+        assert flow["socket_cookie"] == number
+    assert len(flows._templates) <= MAX_TEMPLATES
