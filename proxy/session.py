@@ -344,6 +344,7 @@ class _Session:
             pty_mask=mask,
             cleanup=cleanup,
             kill_pids=(self.worker_pid,),
+            seal_fd=self.instance.map_fd("workloads"),
             held_fds=held,
             environment=environment,
         )

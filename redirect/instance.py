@@ -273,8 +273,25 @@ def _named(target: Path) -> Iterator[None]:
         raise libbpf.BpfError(failed.errno or 0, f"{failed.strerror} to {target}{hint}") from None
 
 
+def seal(directory: Path) -> None:
+    """Let a dead instance's workload open nothing any more, as the guardian does (launcher/seal.c)."""
+    try:
+        fd = libbpf.open_pin(directory / "map_workloads")
+    except OSError:
+        return  # it died before it had one, and so before anything was attached
+    try:
+        table = libbpf.Map(fd, WORKLOAD_STRUCT.size, "workloads")
+        _policy, generation, enforce_egress, _audit, _limit, pending = WORKLOAD_STRUCT.unpack(
+            table.get(bytes(4)) or b""
+        )
+        table.put(bytes(4), WORKLOAD_STRUCT.pack(NO_POLICY, generation, enforce_egress, 0, 0, pending))
+    finally:
+        os.close(fd)
+
+
 def remove_pins(directory: Path) -> None:
-    """Unpin an instance. What judges the workload's sockets stays with its cgroup."""
+    """Unpin an instance. What judges the workload's sockets stays with its cgroup, and allows nothing new."""
+    seal(directory)
     for entry in sorted(directory.glob("*")):
         entry.unlink(missing_ok=True)
     if directory.is_dir():

@@ -81,6 +81,7 @@ class LaunchPlan:
     pty_mask: int = 0  # bit n: descriptor n becomes the pty
     cleanup: tuple[str, ...] = ()  # removed in this order when the run ends, see Launched.finish
     kill_pids: tuple[int, ...] = ()  # the run's helpers, killed when it ends
+    seal_fd: int | None = None  # the kernel's map of workloads: at the end it is told that nothing more is allowed
     held_fds: tuple[int, ...] = ()  # the guardian keeps them open as long as it lives (locks)
     environment: Mapping[str, str] | None = None
     directory: str | None = None
@@ -110,12 +111,15 @@ class LaunchPlan:
             options += ["--cleanup", path]
         for pid in self.kill_pids:
             options += ["--kill-pid", pid]
+        if self.seal_fd is not None:
+            options += ["--seal-fd", self.seal_fd]
         return [*map(str, options), "--", *self.command]
 
     def inherited(self) -> tuple[int, ...]:
         """Descriptors that the guardian needs of us; the command gets none of them."""
         pty = () if self.pty_fd is None else (self.pty_fd,)
-        return (self.cgroup_fd, *pty, *self.held_fds)
+        seal = () if self.seal_fd is None else (self.seal_fd,)
+        return (self.cgroup_fd, *pty, *seal, *self.held_fds)
 
 
 class Launched:

@@ -30,7 +30,7 @@ static __always_inline int has_borrowed_source(struct bpf_sock *sk)
 {
 	struct address source = bound_address(sk);
 
-	return !is_any(&source) && own_kind(&source) != RC_OWN_LOCAL;
+	return is_bound(&source) && own_kind(&source) != RC_OWN_LOCAL;
 }
 
 /* Reasons why a socket cannot be sent to the listener on loopback: refuse rather than pass it by. */
@@ -55,6 +55,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct dialled 
 	struct bpf_sock *sk = ctx->sk;
 	struct rc_conn *conn;
 	struct verdict v = {};
+	__u32 sticky;
 
 	if (!w || !sk)
 		return refuse(ctx, workload, to, RC_REASON_NO_STATE);
@@ -65,6 +66,8 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct dialled 
 	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
 		return refuse(ctx, workload, to, RC_REASON_NO_STATE);
+	/* A connect that fails leaves a connected datagram socket with its old peer: what was a licence stays one. */
+	sticky = to->protocol == IPPROTO_UDP && sk->dst_port ? conn->flags & RC_CONN_REPLY : 0;
 	conn->state = RC_REFUSED;
 	conn->reason = RC_REASON_NONE;
 	conn->epoch++;
@@ -79,6 +82,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct dialled 
 	else
 		v.verdict = RC_ALLOW;
 	remember(ctx, conn, w, workload, to, &v);
+	conn->flags = sticky;
 
 	switch (v.verdict) {
 	case RC_ALLOW:
@@ -100,7 +104,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct dialled 
 	}
 	if (w->audit && v.verdict == RC_DENY) {
 		conn->state = RC_NATIVE;
-		conn->flags = RC_CONN_AUDIT;
+		conn->flags = RC_CONN_AUDIT | sticky;
 		note_audit(ctx, workload, to);
 		return 1;
 	}

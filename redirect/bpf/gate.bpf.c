@@ -213,10 +213,21 @@ static __always_inline int is_in_anothers_name(struct __sk_buff *skb, struct bpf
 {
 	struct address bound = bound_address(sk);
 
+	if (is_any(&p->source))
+		return skb->ifindex == LOOPBACK_IFINDEX;	/* DHCP asks from nowhere */
 	if (own_kind(&p->source) != RC_OWN_LOCAL)
 		return 1;
-	return skb->ifindex == LOOPBACK_IFINDEX && p->protocol == IPPROTO_UDP && !is_any(&bound) &&
+	return skb->ifindex == LOOPBACK_IFINDEX && p->protocol == IPPROTO_UDP && is_bound(&bound) &&
 	       !same_address(&bound, &p->source);
+}
+
+static __always_inline struct rc_tuple datagram(const struct packet *p)
+{
+	struct rc_tuple tuple = { .local_port = p->source_port, .remote_port = p->destination_port };
+
+	__builtin_memcpy(tuple.local, &p->source, sizeof(tuple.local));
+	__builtin_memcpy(tuple.remote, &p->destination, sizeof(tuple.remote));
+	return tuple;
 }
 
 static __always_inline __u32 judge_other(struct __sk_buff *skb, const struct rc_workload *w, struct bpf_sock *sk,
@@ -226,6 +237,14 @@ static __always_inline __u32 judge_other(struct __sk_buff *skb, const struct rc_
 
 	if (is_in_anothers_name(skb, sk, p))
 		return RC_REASON_SOURCE_ADDRESS;
+	/* A port may be shared or left for a moment: by its address alone nobody can tell who sent a datagram. */
+	if (p->protocol == IPPROTO_UDP && skb->ifindex == LOOPBACK_IFINDEX) {
+		struct rc_tuple tuple = datagram(p);
+		__u32 noted = 1;
+
+		if (bpf_map_update_elem(&own_datagrams, &tuple, &noted, BPF_ANY))
+			return RC_REASON_NO_STATE;
+	}
 	if (p->protocol == IPPROTO_UDP && conn && conn->state == RC_NATIVE && conn->protocol == IPPROTO_UDP &&
 	    !(conn->flags & RC_CONN_REPLY))
 		reason = by_record(w, conn, p);
@@ -325,8 +344,14 @@ int rc_arrivals(struct __sk_buff *skb)
 	if (read_packet(skb, &p) || p.protocol != IPPROTO_UDP)
 		return 1;
 	/* IP_FREEBIND needs no capability: over loopback the workload can send itself datagrams "from" anywhere. */
-	if (skb->ifindex == LOOPBACK_IFINDEX && scope_of(&p.source) != RC_SCOPE_HOST)
-		return 1;
+	if (skb->ifindex == LOOPBACK_IFINDEX) {
+		struct rc_tuple tuple = datagram(&p);
+
+		if (own_kind(&p.source) != RC_OWN_LOCAL || bpf_map_lookup_elem(&own_datagrams, &tuple))
+			return 1;
+	} else if (own_kind(&p.source) == RC_OWN_LOCAL) {
+		return 1;	/* from the wire, in this host's own name, or a looped-back copy to a group */
+	}
 	key.cookie = bpf_get_socket_cookie(skb);
 	key.port = p.source_port;
 	__builtin_memcpy(key.address, &p.source, sizeof(key.address));

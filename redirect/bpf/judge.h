@@ -97,6 +97,12 @@ static __always_inline struct address bound_address(struct bpf_sock *sk)
 	return sk->family == AF_INET ? v4_address(source4) : source;
 }
 
+/* Bound to an address of its own, not to any or to a group (the kernel sends those from an address that it chooses). */
+static __always_inline int is_bound(const struct address *bound)
+{
+	return !is_any(bound) && own_kind(bound) != RC_OWN_SHARED;
+}
+
 struct verdict {
 	__u32 verdict;
 	__u32 ruleset;

@@ -95,6 +95,14 @@ struct {
 	__type(value, __u64);
 } udp_replies SEC(".maps");
 
+/* Datagrams that the workload's own sockets sent over loopback: they give nobody a licence to be answered. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct rc_tuple);
+	__type(value, __u32);
+} own_datagrams SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);

@@ -32,6 +32,8 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, const struct di
 	conn = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
 		return refuse(ctx, workload, to, RC_REASON_NO_STATE);
+	if (sk->dst_port && conn->state == RC_NATIVE)
+		return 1;	/* connected: its record is that of connect, this datagram was judged above */
 	remember(ctx, conn, w, workload, to, &v);
 	conn->flags = flags;
 	conn->state = RC_NATIVE;

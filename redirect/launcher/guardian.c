@@ -209,6 +209,8 @@ static void kill_helpers(const struct plan *plan)
 
 static void clean_up(const struct plan *plan)
 {
+	if (plan->seal_fd >= 0 && seal_workload(plan->seal_fd))
+		report(plan, "left cannot seal the workload: %s (%d)\n", strerror(errno), errno);
 	for (size_t i = 0; i < plan->cleanup_count; i++)
 		if (remove_path(plan->cleanup[i]))
 			report(plan, "left cannot remove %s: %s (%d)\n", plan->cleanup[i], strerror(errno), errno);

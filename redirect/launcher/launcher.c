@@ -19,7 +19,7 @@
 
 static const char usage_text[] =
 	"usage: racecar-launcher --cgroup-fd N --guard-fd N --status-fd N {--uid U --gid G [--groups A,B] |\n"
-	"       --keep-privileges} [--pty-fd N --pty-mask BITS] [--cleanup PATH]... [--kill-pid PID]... -- CMD [ARG]...\n";
+	"       --keep-privileges} [--pty-fd N --pty-mask BITS] [--cleanup PATH]... [--kill-pid PID]... [--seal-fd N] -- CMD [ARG]...\n";
 
 static _Noreturn void usage(const char *what, const char *value)
 {
@@ -92,7 +92,7 @@ static void add_kill(struct plan *plan, const char *text)
 }
 
 enum option_number {
-	CGROUP_FD = 256, GUARD_FD, STATUS_FD, UID, GID, GROUPS, KEEP, PTY_FD, PTY_MASK, CLEANUP, KILL_PID,
+	CGROUP_FD = 256, GUARD_FD, STATUS_FD, UID, GID, GROUPS, KEEP, PTY_FD, PTY_MASK, CLEANUP, KILL_PID, SEAL_FD,
 };
 
 static const struct option options[] = {
@@ -107,6 +107,7 @@ static const struct option options[] = {
 	{ "pty-mask", required_argument, NULL, PTY_MASK },
 	{ "cleanup", required_argument, NULL, CLEANUP },
 	{ "kill-pid", required_argument, NULL, KILL_PID },
+	{ "seal-fd", required_argument, NULL, SEAL_FD },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -145,6 +146,9 @@ static void take_option(struct plan *plan, int option, char *value)
 		break;
 	case KILL_PID:
 		add_kill(plan, value);
+		break;
+	case SEAL_FD:
+		plan->seal_fd = descriptor(value);
 		break;
 	default:
 		usage("unknown option", NULL);
@@ -224,7 +228,7 @@ static void prepare_guardian(struct plan *plan)
 int main(int argc, char **argv)
 {
 	static struct plan plan = {
-		.cgroup_fd = -1, .guard_fd = -1, .status_fd = -1, .pty_fd = -1,
+		.cgroup_fd = -1, .guard_fd = -1, .status_fd = -1, .pty_fd = -1, .seal_fd = -1,
 		.uid = (uid_t)-1, .gid = (gid_t)-1,
 	};
 	struct birth birth;

@@ -25,6 +25,7 @@ struct plan {
 	int guard_fd;			/* end of file here: the loader is gone or has finished */
 	int status_fd;			/* lines for the loader */
 	int pty_fd;			/* slave side, or -1 */
+	int seal_fd;			/* the map of workloads, or -1 */
 	unsigned int pty_mask;		/* bit n: descriptor n becomes the pty */
 	uid_t uid;
 	gid_t gid;
@@ -77,6 +78,9 @@ int install_filter(void);
 /* guardian.c: returns the exit code of the launcher. */
 int guard_run(const struct plan *plan, const struct birth *birth);
 __attribute__((format(printf, 2, 3))) void report(const struct plan *plan, const char *format, ...);
+
+/* seal.c: 0, or -1 with errno. */
+int seal_workload(int map_fd);
 
 /* cleanup.c */
 bool is_cleanup_path(const char *path);

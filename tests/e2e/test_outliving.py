@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,8 +72,8 @@ def test_a_socket_that_outlives_its_exec_is_still_judged(end: str) -> None:
             assert attempt(sockets[1].connect, ("::1", denied6.port)) == "EPERM"
             assert attempt(sockets[2].sendto, b"leak", (LOCAL, datagrams.port)) == "EPERM"
             assert attempt(sockets[2].connect, (LOCAL, datagrams.port)) == "EPERM"
-            # What the proxy would have to judge finds no proxy.
-            assert attempt(sockets[0].connect, (LOCAL, api.port)) == "ECONNREFUSED"
+            # What was allowed is refused too: there is no proxy to judge it, and its port may be anybody's.
+            assert attempt(sockets[0].connect, (LOCAL, api.port)) == "EPERM"
         assert (denied.received, denied6.received, datagrams.close(), api.requests) == ([], [], [], [])
 
 
@@ -106,7 +107,63 @@ def test_nobody_is_answered_who_did_not_write() -> None:
         assert victim.close() == []
 
 
-def test_the_licence_to_answer_ends_also_for_a_connected_socket() -> None:
+def test_who_shares_anothers_port_gets_no_licence_to_write_to_it() -> None:
+    """SO_REUSEADDR lends a port to any user: a datagram's source does not say which of two sockets sent it."""
+    code = """
+        own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        own.bind(("127.0.0.1", 0))
+        own.settimeout(10)
+        say(own.getsockname()[1])
+        allowed = "127.0.0.1", int(listen())
+        liar = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        liar.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        liar.bind(("127.0.0.1", victim))
+        say(attempt(liar.sendto, b"as if", own.getsockname()), attempt(own.recv, 100))
+        liar.close()
+        say(attempt(own.sendto, b"forged", ("127.0.0.1", victim)))
+    """
+    with UdpServer() as victim:
+        ports = [
+            {"port": "1", "endPort": victim.port - 1, "protocol": "UDP"},
+            {"port": str(victim.port + 1), "endPort": 65535, "protocol": "UDP"},
+        ]
+        rule = {"toCIDR": [f"{LOCAL}/32"], "toPorts": [{"ports": ports}]}
+        with start_exec(policy(rule), workload(code, victim=victim.port)) as running:
+            running.tell(str(running.heard()))
+            assert running.heard() == [5, "as if"]
+            assert running.heard() == "EPERM"
+            running.wait()
+        assert victim.close() == []
+
+
+def test_a_socket_bound_to_a_group_may_send() -> None:
+    code = """
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.bind(("224.0.0.251", 0))
+        say(attempt(s.sendto, b"from a group", ("127.0.0.1", port)), attempt(s.connect, ("127.0.0.1", port)))
+    """
+    with UdpServer() as server:
+        rules = policy(cidr(LOCAL, server.port, protocol="UDP"))
+        assert run_exec(rules, workload(code, port=server.port)).said == [[12, "ok"]]
+        assert server.close() == [b"from a group"]
+
+
+def test_who_has_no_address_yet_may_ask_for_one(netns_pair: Any) -> None:
+    code = """
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        say(attempt(s.sendto, b"discover", ("255.255.255.255", 67)))
+    """
+    device = netns_pair.client.device
+    subprocess.run(["ip", "-n", netns_pair.client.name, "-4", "address", "flush", "dev", device], check=True)
+    argv = workload(code, device=device)
+    assert run_exec(policy(cidr("255.255.255.255/32")), argv, netns=netns_pair.client).said == [8]
+    assert run_exec(policy(cidr("0.0.0.0/0")), argv, netns=netns_pair.client).said == ["EPERM"]
+
+
+@pytest.mark.parametrize("trick", ["none", "send elsewhere", "connect elsewhere"])
+def test_the_licence_to_answer_ends_also_for_a_connected_socket(trick: str) -> None:
     code = """
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         s.bind(("127.0.0.1", 0))
@@ -115,19 +172,25 @@ def test_the_licence_to_answer_ends_also_for_a_connected_socket() -> None:
         s.connect(s.recvfrom(100)[1])
         say(attempt(s.send, b"in time"))
         listen()
+        if trick == "send elsewhere": say(attempt(s.sendto, b"elsewhere", ("127.0.0.1", allowed)))
+        if trick == "connect elsewhere": say(attempt(s.connect, ("240.0.0.1", 1)))
         say(attempt(s.send, b"too late"))
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller, UdpServer() as allowed:
         caller.bind((LOCAL, 0))
         caller.settimeout(10)
-        with start_exec(policy(cidr("192.0.2.1", 1)), workload(code)) as running:
+        rules = policy(cidr("240.0.0.1", 1, protocol="UDP"), cidr(LOCAL, allowed.port, protocol="UDP"))
+        with start_exec(rules, workload(code, trick=trick, allowed=allowed.port)) as running:
             caller.sendto(b"hello", (LOCAL, running.heard()))
             assert running.heard() == 7
             assert caller.recv(100) == b"in time"
             licences = Map(open_pin(running.pins / "map_udp_replies"), 8, "udp_replies", key_size=32)
             for key in licences.keys():  # noqa: SIM118  (no dict)
                 licences.put(key, b"\0" * 8)  # given when the machine started
-            assert running.ask() == "EPERM"
+            running.tell()
+            if trick != "none":
+                assert running.heard() == (9 if trick == "send elsewhere" else "EINVAL")
+            assert running.heard() == "EPERM"
             os.close(licences.fd)
             running.wait()
         caller.setblocking(False)
