@@ -70,6 +70,7 @@ class HttpConversation:
         "_chunks",
         "_client",
         "_client_left",
+        "_continued",
         "_deaf",
         "_dropped",
         "_ended",
@@ -99,6 +100,7 @@ class HttpConversation:
         self._server = _SILENT
         self._client_left = 0  # bytes of the request's body, while BODY or DRAIN
         self._server_left = 0  # bytes of the answer's body, while BODY
+        self._continued = False  # the server has asked for the outstanding request's body
         self._request_head: HeadBuffer | None = None
         self._response_head: HeadBuffer | None = None
         self._chunks: ChunkReader | None = None
@@ -351,6 +353,7 @@ class HttpConversation:
         self._server = _WAITED
         self._last = self._last or not call.head.keep_alive
         self._client_left = call.head.length
+        self._continued = False
         self._client = _BODY if call.head.length else _ANSWER
         self.deadline = now + self.context.config.idle_timeout_s if call.head.length else inf
         return head, pos
@@ -508,6 +511,7 @@ class HttpConversation:
         if call.head.http_1_0 and (status < 200 or answer.length == CHUNKED):
             raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "an answer that HTTP/1.0 cannot read")
         self._server = _WAITED
+        self._continued = self._continued or status == 100
         if status >= 200:
             self._begin_answer(answer, 0 if call.head.method == b"HEAD" else answer.length, now)
         return head, pos
@@ -566,9 +570,11 @@ class HttpConversation:
 
     def _answered_early(self, call: Call, answer: Answer, now: float) -> Commands:
         """The answer is complete, the body is not: it goes on to its end, and no request is taken behind it."""
-        if call.head.expects_continue and answer.head.status >= 400 and self._client_left == call.head.length:
-            # RFC 9110 10.1.1: no body may follow, so the client's next bytes may be a request to this server.
-            return self._shed(Reason.NONE, "refused by the server before its body", now)
+        unasked = not self._continued or answer.head.status >= 400
+        if call.head.expects_continue and unasked and self._client_left == call.head.length:
+            # RFC 9110 10.1.1: after a final status no body may follow, and this server may not wait for one: the
+            # client's next bytes may be a request to it.
+            return self._shed(Reason.NONE, "answered by the server before its body", now)
         self._server, self._last = ServerState.DONE, True
         return NOTHING
 

@@ -407,15 +407,17 @@ def test_a_server_that_says_more_than_its_early_answer_gets_no_more_of_the_body(
     assert talk.to_server == forwarded
 
 
-def test_a_body_that_may_not_come_is_not_forwarded_behind_a_refusal() -> None:
-    refusal = b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n"
+@pytest.mark.parametrize("status", [b"417 Expectation Failed", b"302 Found", b"200 OK"])
+def test_a_body_that_may_not_come_is_not_forwarded_behind_a_final_answer(status: bytes) -> None:
+    """A client may leave the body out, and a server that did not ask for it read on: it would be the next request."""
+    refusal = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
     talk = Talk().client(post(len(DENIED), b"Expect: 100-continue"))
     forwarded = talk.to_server
     talk.server(refusal).client(DENIED)
     assert (talk.to_server, talk.to_client) == (forwarded, refusal)
     assert talk.rest[:2] == [ResetServer(), EndClient()]
-    talk = Talk().client(post(3, b"Expect: 100-continue")).server(OK).client(b"abc")
-    assert (talk.to_server[-3:], talk.rest) == (b"abc", LAST_WORD)
+    asked = Talk().client(post(3, b"Expect: 100-continue")).server(b"HTTP/1.1 100 Continue\r\n\r\n" + OK).client(b"abc")
+    assert (asked.to_server[-3:], asked.rest) == (b"abc", LAST_WORD)
 
 
 def test_a_client_that_leaves_inside_a_body_that_was_answered_keeps_its_answer() -> None:
