@@ -1,7 +1,7 @@
 """One instance's programs, maps and pins: made, filled, attached, taken down.
 
 Everything is pinned under one directory on bpffs (0700): with every process of racecar gone, the programs go on
-refusing. Taking down means unpinning the links; the kernel frees the rest.
+refusing. Taking down means sealing the workload and unpinning; what judges its sockets goes with the last of them.
 """
 
 import errno
