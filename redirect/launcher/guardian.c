@@ -241,7 +241,6 @@ int guard_run(const struct plan *plan, const struct birth *birth)
 		.plan = plan, .child_fd = birth->pidfd, .trouble_fd = birth->trouble_fd, .code = EXIT_REFUSED,
 	};
 
-	limit_guardian();
 	wait_for_loader(&watch);
 	if (!end_workload(&watch))
 		return EXIT_REFUSED;

@@ -239,6 +239,7 @@ int main(int argc, char **argv)
 	if (bear_child(&plan, getpid(), &birth))
 		fail(&plan, "making a process in the cgroup", errno);
 	let_go_of_streams(&plan);
+	limit_guardian();	/* before the loader hears of a pid: what it reads then is what guards */
 	report(&plan, "pid %d\n", (int)birth.pid);
 	return guard_run(&plan, &birth);
 }
