@@ -202,13 +202,22 @@ def test_a_workload_over_its_pipe_quota_is_copied(start: Any, sender: Any) -> No
 
 
 def test_a_pipe_with_bytes_in_it_is_never_used_again(relay: Any, sender: Any, reset: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(connections, "worth_splicing", lambda *_: True)  # else the last bytes may wait in memory
+    # Else the bytes that the client does not take may wait in memory instead.
+    monkeypatch.setattr(connections, "worth_splicing", lambda end, _: not end.is_client)
     client, server = relay.pair()
     sender(server, 64 * MEGABYTE)  # more than all socket buffers on the way hold
-    while not relay.ask(lambda: any(c.client.piped for c in relay.server.connections)):
+    open_before = 0
+
+    def reset_once_the_pipe_holds_bytes() -> bool:
+        nonlocal open_before
+        if not any(c.client.piped for c in relay.server.connections):
+            return False
+        open_before = relay.server.pipes.open
+        reset(client)  # in the loop's thread: the relay cannot empty the pipe in between
+        return True
+
+    while not relay.ask(reset_once_the_pipe_holds_bytes):
         pass
-    open_before = relay.ask(lambda: relay.server.pipes.open)
-    reset(client)
     relay.wait_for_entries(1)
     assert relay.ask(lambda: relay.server.pipes.open) == open_before - 1
 
