@@ -1,5 +1,7 @@
 """Judge HTTP requests by a rule set."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from racecar.policy.paths import examine
@@ -11,12 +13,39 @@ CACHED_VERDICTS = 1024  # of each of two generations
 CACHED_REQUEST_BYTES = 512
 
 
+def no_fields(_: bytes) -> list[bytes]:
+    """The header look-up of a request without headers."""
+    return []
+
+
+@dataclass(slots=True)
+class HttpCall:
+    """What a request asks for, as far as rules can look at it."""
+
+    method: bytes
+    target: bytes  # origin form (`/path?query`), `*` for OPTIONS, `host:port` for CONNECT
+    host: bytes = b""  # the authority as sent, in lower case; empty in HTTP/1.0 without Host
+    fields: Callable[[bytes], list[bytes]] = (
+        no_fields  # lower-case name -> values of all its lines, without outer space
+    )
+    has_body: bool = False
+    is_websocket: bool = False  # asks for `Upgrade: websocket`
+
+
+class Near(NamedTuple):
+    """A rule that came close, and what of it failed: method, path, host, headers, query, or a grant."""
+
+    rule: int
+    failed: tuple[str, ...]
+
+
 class HttpVerdict(NamedTuple):
-    """`rule` is the number of the rule that allows, 0 for a denial."""
+    """`rule` is the number of the rule that decided, 0 for none. `nearest`: at most three, for the log alone."""
 
     allow: bool
     rule: int
     reason: Reason
+    nearest: tuple[Near, ...] = ()
 
 
 _NO_RULE = HttpVerdict(False, 0, Reason.HTTP_NO_RULE)
@@ -39,12 +68,13 @@ class HttpMatcher:
         self._young: dict[tuple[bytes, bytes], HttpVerdict] = {}
         self._old: dict[tuple[bytes, bytes], HttpVerdict] = {}
 
-    def judge(self, method: bytes, target: bytes) -> HttpVerdict:
-        """The verdict on a request in origin form (`/path?query`), or `*` for OPTIONS.
+    def judge(self, call: HttpCall) -> HttpVerdict:
+        """The verdict on a request.
 
         A denial with HTTP_NO_RULE or HTTP_PATH_ENCODING is answered 403; HTTP_MALFORMED and HTTP_TARGET_FORM are
         answered 400 and close.
         """
+        method, target = call.method, call.target
         key = (method, target)
         verdict = self._young.get(key)
         if verdict is not None:

@@ -50,10 +50,10 @@ class Reason(IntEnum):
     HTTP_HEAD_TOO_LARGE = 66
     HTTP_TARGET_TOO_LONG = 67
     HTTP_TOO_MANY_HEADERS = 68
-    HTTP_PIPELINED = 69
-    HTTP_CHUNKED_REQUEST = 70
-    HTTP_UPGRADE = 71
-    HTTP_CONNECT = 72
+    HTTP_PIPELINED = 69  # bytes behind the last request of a connection
+    HTTP_CHUNKED_REQUEST = 70  # no longer given
+    HTTP_UPGRADE = 71  # a protocol switch that no rule grants
+    HTTP_CONNECT = 72  # a tunnel that no rule grants
     HTTP_NOT_HTTP = 73
     HTTP_TLS = 74
     HTTP_HTTP2 = 75
@@ -65,3 +65,5 @@ class Reason(IntEnum):
     HTTP_FRAMING = 81  # Content-Length and Transfer-Encoding that do not agree
     HTTP_DENY_RULE = 82
     HTTP_TARGET_FORM = 83
+    HTTP_SECOND_OPINION = 84  # two parsers read the head in different ways
+    HTTP_RESPONSE_TIMEOUT = 85  # the head of an answer that had begun did not come in time

@@ -15,6 +15,7 @@ from racecar.parsers.http1 import (
     read_response_head,
     response_length,
 )
+from racecar.policy.engine import HttpCall
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, Judge
 
@@ -158,7 +159,7 @@ class HttpContext:
         unsupported = _unsupported(head)
         if unsupported is not None:
             return Call(head, unsupported[0], 0, audit=False, detail=unsupported[1])
-        verdict = self._judge.judge(head.method, head.target)
+        verdict = self._judge.judge(HttpCall(head.method, head.target, head.host))
         body = head.length and head.method in _NO_BODY
         if not verdict.allow and not (body and self._audit):
             return Call(head, verdict.reason or Reason.HTTP_NO_RULE, verdict.rule, audit=self._audit)

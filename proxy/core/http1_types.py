@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Protocol
 
+from racecar.policy.engine import HttpCall, HttpVerdict, Near
 from racecar.policy.reasons import Reason
 
 
@@ -124,23 +125,14 @@ class HttpRecord:
     finished: float
     event: str  # named in the refusal too; empty for a request that was forwarded
     detail: str  # what was seen, for a refusal or an abort; may quote nothing of the request
-
-
-class HttpVerdict(Protocol):
-    """What a judge says of one request (racecar.policy.engine.HttpVerdict)."""
-
-    @property
-    def allow(self) -> bool: ...
-    @property
-    def rule(self) -> int: ...
-    @property
-    def reason(self) -> Reason: ...
+    nearest: tuple[Near, ...] = ()  # for a denial: the rules that came closest, and what of them failed
+    opaque: str = ""  # websocket, connect or tls: what the bytes became that were passed on unread
 
 
 class Judge(Protocol):
     """One rule set (racecar.policy.engine.HttpMatcher). Must not depend on anything but its arguments."""
 
-    def judge(self, method: bytes, target: bytes, /) -> HttpVerdict: ...
+    def judge(self, call: HttpCall, /) -> HttpVerdict: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ is forwarded is read by h11, with its default settings, as the same requests and
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import h11
 import pytest
@@ -21,6 +20,7 @@ from racecar.parsers.http1 import (
     read_request_head,
     read_response_head,
 )
+from racecar.policy.engine import HttpCall, HttpVerdict
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1 import HttpConversation
 from racecar.proxy.core.http1_context import HttpContext
@@ -87,17 +87,10 @@ def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
         start, turn = end, turn + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    allow: bool
-    rule: int
-    reason: Reason
-
-
 class Judge:
-    def judge(self, method: bytes, target: bytes) -> Answered:
-        allow = target.partition(b"?")[0] == b"/jobs"
-        return Answered(allow, 1 if allow else 0, Reason.NONE if allow else Reason.HTTP_NO_RULE)
+    def judge(self, call: HttpCall) -> HttpVerdict:
+        allow = call.target.partition(b"?")[0] == b"/jobs"
+        return HttpVerdict(allow, 1 if allow else 0, Reason.NONE if allow else Reason.HTTP_NO_RULE)
 
 
 class Talk:
@@ -195,7 +188,7 @@ def test_what_is_forwarded_is_what_h11_reads_and_what_was_allowed(
         events = read_by_h11(outstanding, connection := h11.Connection(h11.SERVER))
         request = events[0]
         assert isinstance(request, h11.Request)
-        assert Judge().judge(request.method, request.target).allow
+        assert Judge().judge(HttpCall(request.method, request.target)).allow
         assert connection.trailing_data[0] == b""
         complete = isinstance(events[-1], h11.EndOfMessage)
         # Without the last byte there is something left to send, and exactly then.

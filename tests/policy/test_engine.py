@@ -8,7 +8,7 @@ import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from racecar.policy.engine import CACHED_VERDICTS, HttpMatcher, HttpVerdict
+from racecar.policy.engine import CACHED_VERDICTS, HttpCall, HttpMatcher, HttpVerdict
 from racecar.policy.model import DEFAULT_DENY
 from racecar.policy.reasons import Reason
 from racecar.policy.regex import SHARD_PATTERNS, Literal, PatternError, PatternSet, compile_pattern
@@ -59,62 +59,62 @@ JOBS = matcher(("GET", "/healthz"), ("GET", "/jobs(\\?.*)?"), ("POST|PUT", "/job
     ],
 )
 def test_patterns_are_anchored_and_see_the_query(method: bytes, target: bytes, verdict: HttpVerdict) -> None:
-    assert JOBS.judge(method, target) == verdict
-    assert JOBS.judge(method, target) == verdict
+    assert JOBS.judge(HttpCall(method, target)) == verdict
+    assert JOBS.judge(HttpCall(method, target)) == verdict
 
 
 @pytest.mark.parametrize(
     "target", [b"/public/../private", b"/public/%2e%2e/private", b"/public/..;/private", b"/public//../../private"]
 )
 def test_the_path_that_servers_see_must_match_too(target: bytes) -> None:
-    assert not matcher((None, "/public/.*")).judge(b"GET", target).allow
+    assert not matcher((None, "/public/.*")).judge(HttpCall(b"GET", target)).allow
 
 
 def test_the_path_as_sent_must_match_too() -> None:
-    assert not matcher((None, "/private")).judge(b"GET", b"/public/../private").allow
+    assert not matcher((None, "/private")).judge(HttpCall(b"GET", b"/public/../private")).allow
 
 
 def test_slashes_at_the_front_are_judged_as_sent_and_merged() -> None:
-    assert JOBS.judge(b"GET", b"//jobs") == denied(Reason.HTTP_NO_RULE)
-    assert matcher(("GET", "//jobs")).judge(b"GET", b"//jobs") == denied(Reason.HTTP_NO_RULE)
-    assert matcher(("GET", "/+jobs")).judge(b"GET", b"//jobs") == allowed(1)
+    assert JOBS.judge(HttpCall(b"GET", b"//jobs")) == denied(Reason.HTTP_NO_RULE)
+    assert matcher(("GET", "//jobs")).judge(HttpCall(b"GET", b"//jobs")) == denied(Reason.HTTP_NO_RULE)
+    assert matcher(("GET", "/+jobs")).judge(HttpCall(b"GET", b"//jobs")) == allowed(1)
 
 
 def test_a_path_encoded_twice_is_judged_as_sent() -> None:
     jobs = matcher(("GET", "/jobs/.*"))
-    assert jobs.judge(b"GET", b"/jobs/%252e%252e/applicants") == allowed(1)
-    assert jobs.judge(b"GET", b"/jobs/../applicants") == denied(Reason.HTTP_NO_RULE)
+    assert jobs.judge(HttpCall(b"GET", b"/jobs/%252e%252e/applicants")) == allowed(1)
+    assert jobs.judge(HttpCall(b"GET", b"/jobs/../applicants")) == denied(Reason.HTTP_NO_RULE)
 
 
 def test_raw_and_normal_path_must_match_the_same_rule() -> None:
     rules = matcher((None, "/a/\\.\\./b"), (None, "/b"))
-    assert rules.judge(b"GET", b"/a/../b") == denied(Reason.HTTP_NO_RULE)
-    assert matcher((None, "/a/\\.\\./b|/b")).judge(b"GET", b"/a/../b") == allowed(1)
+    assert rules.judge(HttpCall(b"GET", b"/a/../b")) == denied(Reason.HTTP_NO_RULE)
+    assert matcher((None, "/a/\\.\\./b|/b")).judge(HttpCall(b"GET", b"/a/../b")) == allowed(1)
 
 
 def test_a_rule_set_without_rules_denies() -> None:
-    assert matcher().judge(b"GET", b"/") == denied(Reason.HTTP_NO_RULE)
+    assert matcher().judge(HttpCall(b"GET", b"/")) == denied(Reason.HTTP_NO_RULE)
 
 
 def test_an_empty_rule_matches_every_well_formed_request() -> None:
-    assert matcher((None, None)).judge(b"DELETE", b"/a/../b?c") == allowed(1)
-    assert matcher((None, None)).judge(b"OPTIONS", b"*") == allowed(1)
-    assert matcher((None, None)).judge(b"GET", b"/%2e%2e") == denied(Reason.HTTP_PATH_ENCODING)
+    assert matcher((None, None)).judge(HttpCall(b"DELETE", b"/a/../b?c")) == allowed(1)
+    assert matcher((None, None)).judge(HttpCall(b"OPTIONS", b"*")) == allowed(1)
+    assert matcher((None, None)).judge(HttpCall(b"GET", b"/%2e%2e")) == denied(Reason.HTTP_PATH_ENCODING)
 
 
 def test_anchors_hold_for_alternatives() -> None:
     rules = matcher(("GET", "/a|/b"))
-    assert not rules.judge(b"GET", b"/ax").allow
-    assert not rules.judge(b"GET", b"/x/b").allow
+    assert not rules.judge(HttpCall(b"GET", b"/ax")).allow
+    assert not rules.judge(HttpCall(b"GET", b"/x/b")).allow
 
 
 def test_the_cache_stays_bounded_and_keeps_verdicts_right() -> None:
     rules = matcher(("GET", "/[0-9]*[02468]"))
     for number in range(3 * CACHED_VERDICTS):
-        assert rules.judge(b"GET", b"/%d" % number).allow == (number % 2 == 0)
+        assert rules.judge(HttpCall(b"GET", b"/%d" % number)).allow == (number % 2 == 0)
     assert len(rules._young) <= CACHED_VERDICTS
     assert len(rules._old) <= CACHED_VERDICTS
-    rules.judge(b"GET", b"/" + b"0" * 4000)
+    rules.judge(HttpCall(b"GET", b"/" + b"0" * 4000))
     assert all(len(target) < 1000 for _, target in rules._young)
 
 
@@ -181,9 +181,9 @@ def test_patterns_match_together_what_they_match_alone(texts: list[str], text: b
 
 def test_the_first_rule_that_matches_is_named() -> None:
     rules = matcher(("POST", "/a"), ("GET", "/a.*"), (None, None), ("GET", "/a"), ("POST", "/a"))
-    assert rules.judge(b"GET", b"/a") == allowed(2)
-    assert rules.judge(b"POST", b"/a") == allowed(1)
-    assert rules.judge(b"PUT", b"/a") == allowed(3)
+    assert rules.judge(HttpCall(b"GET", b"/a")) == allowed(2)
+    assert rules.judge(HttpCall(b"POST", b"/a")) == allowed(1)
+    assert rules.judge(HttpCall(b"PUT", b"/a")) == allowed(3)
 
 
 def test_patterns_that_are_too_large_together_are_matched_apart() -> None:
@@ -202,12 +202,12 @@ def test_memory_that_runs_out_while_matching_is_an_error_and_not_no_match(monkey
     monkeypatch.setattr(re2.Set, "Match", out_of_memory)
     for target in (b"/a", b"/c"):
         with pytest.raises(MemoryError):
-            rules.judge(b"GET", target)
+            rules.judge(HttpCall(b"GET", target))
 
 
 def test_a_verdict_on_many_rules_takes_a_fraction_of_the_time_of_asking_each() -> None:
     texts = [f"/r{number}/[0-9]+" for number in range(500)]
     rules, alone = matcher(*((None, text) for text in texts)), [compile_pattern(text) for text in texts]
     target = b"/r/" + b"1" * 1000  # too long for the cache
-    together = min(timeit.repeat(lambda: rules.judge(b"GET", target), number=1, repeat=20))
+    together = min(timeit.repeat(lambda: rules.judge(HttpCall(b"GET", target)), number=1, repeat=20))
     assert together < min(timeit.repeat(lambda: [p.fullmatch(target) for p in alone], number=1, repeat=20)) / 3

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from racecar.policy.engine import HttpCall, HttpVerdict
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.limits import EdgeConfig
@@ -44,11 +45,11 @@ class Verdict:
 class Matcher:
     """GET of /jobs and what lies below it, POST of /jobs."""
 
-    def judge(self, method: bytes, target: bytes) -> Verdict:
-        if target.startswith(b"/bug"):
+    def judge(self, call: HttpCall) -> HttpVerdict:
+        if call.target.startswith(b"/bug"):
             raise RuntimeError("a bug in a matcher")
-        allow = target.startswith(b"/jobs") and method in (b"GET", b"HEAD", b"POST")
-        return Verdict(allow, 1 if allow else 0, Reason.NONE if allow else Reason.HTTP_NO_RULE)
+        allow = call.target.startswith(b"/jobs") and call.method in (b"GET", b"HEAD", b"POST")
+        return HttpVerdict(allow, 1 if allow else 0, Reason.NONE if allow else Reason.HTTP_NO_RULE)
 
 
 class Relay:

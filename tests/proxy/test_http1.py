@@ -1,10 +1,10 @@
 """Conversations that go well: what is forwarded, how answers are framed, when the connection stays."""
 
 import math
-from dataclasses import dataclass
 
 import pytest
 
+from racecar.policy.engine import HttpCall, HttpVerdict
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1 import HttpConversation
 from racecar.proxy.core.http1_context import HttpContext
@@ -30,23 +30,16 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LAST_WORD: list[Command] = [CloseServer(), EndClient()]
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    allow: bool
-    rule: int
-    reason: Reason
-
-
 class Jobs:
     """Allows everything on /jobs."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes]] = []
 
-    def judge(self, method: bytes, target: bytes) -> Answered:
-        self.asked.append((method, target))
-        allow = target.partition(b"?")[0] == b"/jobs"
-        return Answered(allow, 7 if allow else 0, Reason.NONE if allow else Reason.HTTP_NO_RULE)
+    def judge(self, call: HttpCall) -> HttpVerdict:
+        self.asked.append((call.method, call.target))
+        allow = call.target.partition(b"?")[0] == b"/jobs"
+        return HttpVerdict(allow, 7 if allow else 0, Reason.NONE if allow else Reason.HTTP_NO_RULE)
 
 
 class Talk:
@@ -535,5 +528,5 @@ def test_a_policy_may_be_exchanged_between_two_requests() -> None:
 
 
 class Nothing:
-    def judge(self, method: bytes, target: bytes) -> Answered:
-        return Answered(False, 0, Reason.HTTP_NO_RULE)
+    def judge(self, call: HttpCall) -> HttpVerdict:
+        return HttpVerdict(False, 0, Reason.HTTP_NO_RULE)

@@ -1,9 +1,8 @@
 """Conversations that go wrong: nothing malformed or denied is forwarded, and no refusal tears another answer."""
 
-from dataclasses import dataclass
-
 import pytest
 
+from racecar.policy.engine import HttpCall, HttpVerdict
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1 import HttpConversation
 from racecar.proxy.core.http1_context import HttpContext
@@ -31,22 +30,15 @@ LAST_WORD: list[Command] = [CloseServer(), EndClient()]
 SIZES = pytest.mark.parametrize("size", [1, 7, 100000])
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    allow: bool
-    rule: int
-    reason: Reason
-
-
 class Judge:
     """Allows /jobs; other paths name the reason that they are denied for."""
 
-    def judge(self, method: bytes, target: bytes) -> Answered:
-        path = target.partition(b"?")[0]
+    def judge(self, call: HttpCall) -> HttpVerdict:
+        path = call.target.partition(b"?")[0]
         if path == b"/jobs":
-            return Answered(True, 7, Reason.NONE)
+            return HttpVerdict(True, 7, Reason.NONE)
         reasons = {b"/deny": Reason.HTTP_DENY_RULE, b"/%2f": Reason.HTTP_PATH_ENCODING, b"/%00": Reason.HTTP_MALFORMED}
-        return Answered(False, 9 if path == b"/deny" else 0, reasons.get(path, Reason.HTTP_NO_RULE))
+        return HttpVerdict(False, 9 if path == b"/deny" else 0, reasons.get(path, Reason.HTTP_NO_RULE))
 
 
 class Talk:
