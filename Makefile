@@ -1,5 +1,6 @@
 # make demo    the story, end to end (root)
 # make test    every test that takes seconds; test-heavy: the ones that take minutes or gigabytes
+# make test-peers   against real clients and servers; make fuzz: coverage-guided; make bench: side by side with Envoy
 # make check   ruff, ruff format, mypy and the fast tests that need no root
 SHELL := /bin/bash
 VENV := .venv
@@ -33,16 +34,34 @@ demo: setup
 	@$(BIN)/racecar demo
 
 test: setup
-	$(PYTEST) -m "not heavy"
+	$(PYTEST) -m "not heavy and not peers"
 
 test-heavy: setup
-	$(PYTEST) -m heavy
+	$(PYTEST) -m "heavy and not peers"
+
+# Clients and servers of other makers: Python's, Java's, Go's, Node's, curl, wget, nginx.
+test-peers: setup
+	.ci/packages --install peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+	$(PYTEST) -m peers
+
+# Coverage-guided fuzzing of the parsers and the conversation, FUZZ_SECONDS in all.
+FUZZ_SECONDS ?= 600
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+# Side by side with Envoy; every figure is a ratio taken in one run.
+bench: setup
+	.ci/packages --install bench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks
 
 check: setup typeroot
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(PYTEST) -q -m "not heavy and not slow and not root"
+	$(PYTEST) -q -m "not heavy and not peers and not slow and not root"
 
 # mypy cannot follow setuptools' package-dir: it sees the four folders through these links.
 typeroot:
@@ -54,4 +73,4 @@ clean:
 	-$(MAKE) --no-print-directory -C redirect/launcher clean
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: setup native demo test test-heavy check typeroot clean
+.PHONY: setup native demo test test-heavy test-peers fuzz bench check typeroot clean
