@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv6Address
-from typing import Protocol
+from typing import Any, Protocol
 
 from racecar.policy.reasons import Reason
 from racecar.proxy.connections import Connection, TcpConnection
@@ -26,7 +26,7 @@ from racecar.proxy.limits import Descriptors, EdgeConfig, WorkloadUse
 from racecar.proxy.pipes import PipePool, PipeQuota, affordable_pipes
 from racecar.proxy.records import ConnectionEntry, HttpEntry, LogEntry
 from racecar.proxy.timers import Wheel
-from racecar.redirect.abi import ConnectionRecord
+from racecar.redirect.abi import ConnectionRecord, ConnectionState
 
 NO_MEANS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 # A client's own trouble, reported by accept(2): the next one may be sound.
@@ -47,6 +47,7 @@ UNDER_WAY = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
 
 logger = logging.getLogger(__name__)
 
+SocketAddress = tuple[Any, ...]  # as accept(2) gives it: text of an address, port, ...
 SocketOpener = Callable[[ConnectionRecord], RawSocket]
 
 
@@ -81,7 +82,7 @@ def bequeath(listener: socket.socket) -> None:
 class Server:
     """Serve redirected connections of any number of workloads on any number of listeners.
 
-    `resolve(fd)` reads the kernel's record of an accepted socket, None if there is none.
+    `resolve(fd, peer)` gives the record of an accepted socket and its client's address, None if there is none.
     `policy_for(workload, ruleset)` says which layer judges it, None if that is unknown.
     `log(entry)` takes what ended; it must not block. All three are called in the loop's thread.
     """
@@ -91,7 +92,7 @@ class Server:
         loop: asyncio.AbstractEventLoop,
         config: EdgeConfig,
         *,
-        resolve: Callable[[int], ConnectionRecord | None],
+        resolve: Callable[[int, SocketAddress], ConnectionRecord | None],
         policy_for: Callable[[int, int], LayerPolicy | None],
         log: Callable[[LogEntry], None],
         open_socket: SocketOpener = open_local_socket,
@@ -202,7 +203,7 @@ class Server:
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(self.config.accepts_per_turn):
             try:
-                fd, _address = listener._accept()  # type: ignore[attr-defined]
+                fd, peer = listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:
@@ -215,7 +216,7 @@ class Server:
             self.accepted += 1
             sock = RawSocket(listener.family, socket.SOCK_STREAM, 0, fd)
             try:
-                self._admit(sock)
+                self._admit(sock, peer)
             except Exception:
                 logger.exception("a connection could not be admitted")
                 self._refuse(sock, None, Reason.INTERNAL_ERROR)
@@ -226,21 +227,24 @@ class Server:
             self.descriptors.restore_reserve()
             return False
         try:
-            fd, _address = listener._accept()  # type: ignore[attr-defined]
+            fd, peer = listener._accept()  # type: ignore[attr-defined]
         except OSError:
             return False
         else:
             self.accepted += 1
             sock = RawSocket(listener.family, socket.SOCK_STREAM, 0, fd)
-            self._refuse(sock, self._resolve(sock.fileno()), Reason.DESCRIPTOR_LIMIT)
+            self._refuse(sock, self._resolve(sock.fileno(), peer), Reason.DESCRIPTOR_LIMIT)
             return True
         finally:
             self.descriptors.restore_reserve()
 
-    def _admit(self, sock: RawSocket) -> None:
-        record = self._resolve(sock.fileno())
+    def _admit(self, sock: RawSocket, peer: SocketAddress) -> None:
+        record = self._resolve(sock.fileno(), peer)
         if record is None:
             self._refuse(sock, None, Reason.NO_RECORD)
+            return
+        if record.state is ConnectionState.REFUSED:
+            self._refuse(sock, record, Reason.DENY_RULE if record.rule else Reason.DEFAULT_DENY)
             return
         if not self._has_room():
             self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT)

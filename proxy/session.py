@@ -11,22 +11,23 @@ import pwd
 import secrets
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
 from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.channel import Channel, ChannelClosed
 from racecar.proxy.core.http1_types import HttpConfig
-from racecar.proxy.flows import FlowSource, FlowWriter, denial_of_event, printable
+from racecar.proxy.flows import FlowSource, FlowWriter, denial_of_event
+from racecar.proxy.journal import DENIALS_PER_SECOND
+from racecar.proxy.layers import layers_of
 from racecar.proxy.limits import EdgeConfig
+from racecar.proxy.say import Rate, say
 from racecar.proxy.sink import LineSink, open_log
-from racecar.proxy.worker import LAST_LINES_S, WorkerPlan, layers_of, start_worker
+from racecar.proxy.worker import LAST_LINES_S, WorkerPlan, start_worker
 from racecar.redirect import cgroups, registry
 from racecar.redirect.abi import EventKind, KernelEvent
 from racecar.redirect.instance import Instance, ListenPorts, pin_root
@@ -41,8 +42,6 @@ WORKLOAD = 0
 POLICY = 1
 MAX_RESTARTS = 5  # of the proxy within RESTART_WINDOW_S; then the command is ended
 RESTART_WINDOW_S = 10.0
-DENIALS_PER_SECOND = 50
-MAX_SAID_CHARACTERS = 1000  # of a line on stderr: below what a pipe that poll calls writable takes at once
 FORWARDED_SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -83,32 +82,12 @@ def run(options: ExecOptions) -> int:
         with ExitStack() as stack:
             return _Session(options, stack).run()
     except (SessionError, LaunchError, NoFreeUid) as failed:
-        _say(str(failed))
+        say(str(failed))
     except OSError as failed:
-        _say(_text_of(failed))
+        say(_text_of(failed))
     except Exception:
         logger.exception("a bug of racecar's own; the command was ended")  # 1 would pass for the command's own code
     return FAILED
-
-
-def _say(text: str, *, raw: bool = False) -> None:
-    """A line on stderr. A closed stderr, or one that nobody reads, is no reason to stop: then the line is dropped."""
-    line = f"racecar: {printable(text)}"[:MAX_SAID_CHARACTERS] + ("\r\n" if raw else "\n")
-    with contextlib.suppress(OSError, ValueError):
-        if _has_a_reader(sys.stderr):
-            sys.stderr.write(line)
-            sys.stderr.flush()
-
-
-def _has_a_reader(stream: TextIO) -> bool:
-    """False if a write would wait. What is no descriptor at all never does."""
-    try:
-        fd = stream.fileno()
-    except OSError:
-        return True
-    poller = select.poll()
-    poller.register(fd, select.POLLOUT)
-    return bool(poller.poll(0))
 
 
 def _text_of(failed: OSError) -> str:
@@ -130,7 +109,7 @@ class _Session:
         self.is_gone = False  # the guardian removed everything: another instance may have the name by now
         self.pty: PtyRelay | None = None
         self.ring: RingBuffer | None = None
-        self.counted = (0.0, 0)
+        self.denials = Rate(DENIALS_PER_SECOND)
         self.lost = 0  # lines of the access log, as the proxy counts them
         self.signals: list[int] = []
 
@@ -140,7 +119,7 @@ class _Session:
         options = self.options
         signals = self.stack.enter_context(_caught(self.signals))
         for swept in registry.sweep():
-            _say(f"removed what instance {swept} left behind")
+            say(f"removed what instance {swept} left behind")
         base = cgroups.own_cgroup() / f"racecar.{self.name}"
         _refuse_nesting()
         state = registry.State("exec", os.getpid(), [str(base)])
@@ -290,14 +269,14 @@ class _Session:
             self.restarts.append(now)
             if len(self.restarts) > MAX_RESTARTS:
                 raise SessionError(f"the proxy died {len(self.restarts)} times in {RESTART_WINDOW_S:g} s; giving up")
-            _say("the proxy died and is started again; its connections were reset", raw=self._is_raw)
+            say("the proxy died and is started again; its connections were reset", raw=self._is_raw)
             try:
                 _ports, listeners = self._start_worker()
                 self._hand_over(listeners)
             except SessionError as failed:
                 if time.monotonic() - now > RESTART_WINDOW_S:
                     raise  # it hangs, and meanwhile nobody forwards signals
-                _say(str(failed), raw=self._is_raw)
+                say(str(failed), raw=self._is_raw)
                 continue
             return
 
@@ -356,9 +335,9 @@ class _Session:
         finally:
             self._finish(app)
         if outcome.kind is Ending.EXEC_FAILED:
-            _say(exec_failure_text(self.options.command[0], outcome, identity))
+            say(exec_failure_text(self.options.command[0], outcome, identity))
         elif outcome.kind in (Ending.REFUSED, Ending.LOST):
-            _say(outcome.text)
+            say(outcome.text)
         return outcome.code
 
     def _identity(self, uid: int) -> tuple[int | None, int | None, dict[str, str]]:
@@ -430,9 +409,7 @@ class _Session:
         if self.pty is not None:
             self.pty.close()
         if self.sink is not None and (lost := self.lost + self.sink.finish(LAST_LINES_S)):
-            _say(
-                f"the access log is incomplete: {lost} lines were dropped, its reader or its disk was too slow or full"
-            )
+            say(f"the access log is incomplete: {lost} lines were dropped, its reader or its disk was too slow or full")
         self.launched.finish()
         self.is_gone = not self.launched.left
         for left in self.launched.left:
@@ -474,12 +451,8 @@ class _Session:
             destroy_tcp(event.family, (event.source, event.source_port), (event.peer, event.peer_port), event.cookie)
 
     def _tell(self, text: str) -> None:
-        second, told = self.counted
-        now = float(int(time.monotonic()))
-        told = told + 1 if now == second else 1
-        self.counted = (now, told)
-        if told <= DENIALS_PER_SECOND:
-            _say(text, raw=self._is_raw)
+        if self.denials.take():
+            say(text, raw=self._is_raw)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,41 +21,22 @@ from typing import Any, NoReturn
 
 import uvloop
 
-from racecar.policy.engine import HttpMatcher
-from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.channel import Channel, ChannelClosed
-from racecar.proxy.core.http1_types import HttpConfig, Judge, Verdict
-from racecar.proxy.flows import FlowSource, FlowWriter, denial_of_connection, denial_of_request
+from racecar.proxy.core.http1_types import HttpConfig
+from racecar.proxy.flows import FlowSource, FlowWriter
+from racecar.proxy.journal import Journal
+from racecar.proxy.layers import Layer
 from racecar.proxy.limits import EdgeConfig
-from racecar.proxy.records import ConnectionEntry, HttpEntry, LogEntry
 from racecar.proxy.server import Server, bequeath
 from racecar.proxy.sink import LineSink
+from racecar.redirect.abi import ConnectionRecord
 from racecar.redirect.instance import ConnectionRecords
 
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
-FLUSH_S = 0.05
 LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
-STRANGERS_PER_SECOND = 10  # connections that no workload announced: in the log, never on the terminal
-DENIALS_PER_SECOND = 50  # told to the loader for the terminal; the log has all
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 logger = logging.getLogger(__name__)
-
-
-class Layer:
-    """One rule set, as the server asks for it. The same object as long as the policy stands."""
-
-    def __init__(self, compiled: CompiledWorkload, number: int, *, audit: bool) -> None:
-        ruleset = compiled.rulesets[number]
-        self.kind: str = ruleset.kind
-        self.matcher: Judge | None = HttpMatcher(ruleset) if ruleset.kind == "http" else None
-        self.audit = audit
-        self._rules = compiled.rules
-        self._default = f"default deny ({', '.join(compiled.policies)})"
-
-    def rule_name(self, rule: int) -> str:
-        """For the text of a denial: policy and rule, or default deny and the policies that cause it."""
-        return self._rules[rule].name if 0 < rule < len(self._rules) else self._default
 
 
 @dataclass(frozen=True)
@@ -192,70 +172,24 @@ class _Processes:
 
 class _Worker:
     def __init__(self, plan: WorkerPlan, channel: Channel) -> None:
-        self.plan = plan
         self.channel = channel
         self.processes = _Processes(channel)
-        self.flows = FlowWriter(plan.source, self.processes.name)
-        self.sink = None if plan.log_fd is None else LineSink(plan.log_fd)
-        self.waiting: list[LogEntry] = []
-        self.told_s, self.told = 0.0, 0
-        self.strangers_s, self.strangers = 0.0, 0
+        sink = None if plan.log_fd is None else LineSink(plan.log_fd)
+        flows = FlowWriter(plan.source, self.processes.name)
+        self.journal = Journal(asyncio.get_running_loop(), flows, sink, plan.layers, self.tell)
         self.done = asyncio.Event()
         self.server: Server | None = None
         self.drain_task: asyncio.Task[None] | None = None
 
-    def resolve(self, records: ConnectionRecords, fd: int) -> Any:
+    def resolve(self, records: ConnectionRecords, fd: int) -> ConnectionRecord | None:
         record = records.lookup(fd)
         if record is not None:
             self.processes.ask(record.pid, record.task_start_ns)
         return record
 
-    def log(self, entry: LogEntry) -> None:
-        """Keep the entry for the next flush: by then the loader has said who the process is."""
-        if isinstance(entry, HttpEntry):
-            dropped = entry.http.verdict is Verdict.DROPPED
-            if dropped and entry.http.event:
-                layer = self.plan.layers.get(entry.record.ruleset)
-                self.tell(denial_of_request(entry, layer.rule_name(entry.http.rule) if layer else ""))
-        elif entry.record is None:
-            if not self.is_stranger_worth_a_line():
-                return
-        elif entry.verdict is Verdict.DROPPED:
-            self.tell(denial_of_connection(entry))
-        if self.sink is None:
-            return
-        if len(self.waiting) >= 20_000:
-            self.sink.lost += 1
-            return
-        self.waiting.append(entry)
-
-    def is_stranger_worth_a_line(self) -> bool:
-        """Anybody on the host may knock at the listener: the server counts it all, the log has some of it."""
-        now = time.monotonic()
-        if now - self.strangers_s > 1:
-            self.strangers_s, self.strangers = now, 0
-        self.strangers += 1
-        return self.strangers <= STRANGERS_PER_SECOND
-
     def tell(self, text: str) -> None:
-        now = time.monotonic()
-        if now - self.told_s > 1:
-            self.told_s, self.told = now, 0
-        self.told += 1
-        if self.told <= DENIALS_PER_SECOND:
-            with contextlib.suppress(ChannelClosed):
-                self.channel.send({"denied": text})
-
-    def flush(self) -> None:
-        if self.sink is None:
-            return
-        entries, self.waiting = self.waiting, []
-        for entry in entries:
-            if isinstance(entry, HttpEntry):
-                self.sink.add(self.flows.request(entry), denial=entry.http.verdict is not Verdict.FORWARDED)
-            elif isinstance(entry, ConnectionEntry):
-                self.sink.add(self.flows.connection(entry), denial=entry.verdict is not Verdict.FORWARDED)
-        self.sink.flush()
+        with contextlib.suppress(ChannelClosed):
+            self.channel.send({"denied": text})
 
     def on_message(self) -> None:
         try:
@@ -276,8 +210,7 @@ class _Worker:
 
     async def drain(self, server: Server, timeout_s: float) -> None:
         cut = await server.drain(timeout_s)
-        self.flush()
-        lost = 0 if self.sink is None else self.sink.finish(LAST_LINES_S)
+        lost = self.journal.finish(LAST_LINES_S)
         self.channel.send(
             {"drained": cut, "lost": lost, "counters": {r.name: n for r, n in server.counters.items() if r}}
         )
@@ -299,9 +232,9 @@ async def _serve(plan: WorkerPlan, channel: Channel, listeners: Sequence[socket.
     server = Server(
         loop,
         plan.edge,
-        resolve=lambda fd: worker.resolve(records, fd),
+        resolve=lambda fd, _peer: worker.resolve(records, fd),
         policy_for=lambda _workload, ruleset: plan.layers.get(ruleset),
-        log=worker.log,
+        log=worker.journal.log,
         http_config=plan.http,
     )
     worker.server = server
@@ -309,26 +242,8 @@ async def _serve(plan: WorkerPlan, channel: Channel, listeners: Sequence[socket.
         server.listen(listener)
     loop.add_reader(channel.fileno(), worker.on_message)
 
-    def tick() -> None:
-        try:
-            worker.flush()
-        except Exception:
-            logger.exception("the access log could not be written")
-        timer[0] = loop.call_later(FLUSH_S, tick)
-
-    timer = [loop.call_later(FLUSH_S, tick)]
     channel.send({"ready": True})
     await worker.done.wait()
-    timer[0].cancel()
     loop.remove_reader(channel.fileno())
     server.close()
-    worker.flush()
-
-
-def layers_of(compiled: CompiledWorkload, *, audit: bool) -> dict[int, Layer]:
-    """A layer per rule set that has a kind."""
-    return {
-        number: Layer(compiled, number, audit=audit)
-        for number, ruleset in enumerate(compiled.rulesets)
-        if ruleset.kind != "none"
-    }
+    worker.journal.finish(LAST_LINES_S)

@@ -84,7 +84,7 @@ class Relay:
         self.thread = threading.Thread(target=self.loop.run_forever, name="relay")
         self.thread.start()
 
-    def resolve(self, fd: int) -> ConnectionRecord | None:
+    def resolve(self, fd: int, _peer: object) -> ConnectionRecord | None:
         host, port = self.target or self.origin.getsockname()[:2]
         if not port:
             return None

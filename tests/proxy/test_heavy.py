@@ -34,7 +34,7 @@ class Policy:
     def __init__(self): self.kind = kind
     def rule_name(self, rule): return ""
 
-def resolve(fd):
+def resolve(fd, peer):
     return ConnectionRecord(fd, 1, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0, ipaddress.ip_address("127.0.0.1"), origin, 2, 6, "x")
 
 async def main():

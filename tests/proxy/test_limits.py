@@ -32,7 +32,7 @@ class Policy:
     kind, matcher, audit = "tcp", None, False
     def rule_name(self, rule): return ""
 
-def resolve(fd):
+def resolve(fd, peer):
     return ConnectionRecord(fd, 1, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0, ipaddress.ip_address("127.0.0.1"), origin, 2, 6, "")
 
 async def main():
