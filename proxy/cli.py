@@ -98,6 +98,18 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
 
     commands.add_parser("demo", help="run the demonstration on embedded services")
 
+    serve = commands.add_parser("run", help="serve as a proxy for one upstream")
+    _add_common_arguments(serve, drain_timeout_s=20.0)
+    serve.add_argument("--no-bpf", action="store_true", help="without the kernel: a plain reverse proxy")
+    serve.add_argument("--listen", required=True, metavar="HOST:PORT", help="where to serve")
+    serve.add_argument("--upstream", required=True, metavar="HOST:PORT", help="where to connect to")
+    serve.add_argument(
+        "--direction",
+        choices=("egress", "ingress"),
+        default="egress",
+        help="whose calls are judged: those of the workload to the upstream, or those of others to the workload",
+    )
+
     commands._parser_class = _ExecParser
     run = commands.add_parser(
         "exec", help="run one command under policy", usage="racecar exec --policy FILE [options] -- CMD [ARG ...]"
@@ -106,23 +118,31 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     return parser, commands.choices
 
 
-def _add_exec_arguments(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--policy", action="append", required=True, metavar="PATH", help="policy file or directory")
-    run.add_argument(
-        "--labels", type=labels_from, action=_AddLabels, default={}, metavar="K=V,...", help="who the command is"
+def _add_common_arguments(command: argparse.ArgumentParser, *, drain_timeout_s: float) -> None:
+    command.add_argument("--policy", action="append", required=True, metavar="PATH", help="policy file or directory")
+    command.add_argument(
+        "--labels", type=labels_from, action=_AddLabels, default={}, metavar="K=V,...", help="who the workload is"
     )
-    run.add_argument("--namespace", default="default", help="its namespace (default: %(default)s)")
-    run.add_argument("--cluster", default="default", help="its cluster (default: %(default)s)")
-    run.add_argument("--instance", metavar="NAME", help="name of this racecar (default: one of its own)")
+    command.add_argument("--namespace", default="default", help="its namespace (default: %(default)s)")
+    command.add_argument("--cluster", default="default", help="its cluster (default: %(default)s)")
+    command.add_argument("--instance", metavar="NAME", help="name of this racecar (default: one of its own)")
+    command.add_argument("--audit", action="store_true", help="log what would be denied, and let it pass")
+    command.add_argument("--access-log", metavar="FILE|-", help="write flows as JSON lines")
+    command.add_argument(
+        "--drain-timeout",
+        type=seconds_from,
+        default=drain_timeout_s,
+        metavar="S",
+        help="for last bytes (default: %(default)g s)",
+    )
+    command.add_argument("--allow-unselected", action="store_true", help="go on if no policy selects the workload")
+    command.add_argument("--strict", action="store_true", help="refuse to start where something is left open")
+
+
+def _add_exec_arguments(run: argparse.ArgumentParser) -> None:
+    _add_common_arguments(run, drain_timeout_s=5.0)
     run.add_argument("--user", metavar="NAME", help="run as this user; his other processes are a way out")
     run.add_argument("--keep-privileges", action="store_true", help="keep uid and capabilities; they are a way out")
-    run.add_argument("--audit", action="store_true", help="log what would be denied, and let it pass")
-    run.add_argument("--access-log", metavar="FILE|-", help="write flows as JSON lines")
-    run.add_argument(
-        "--drain-timeout", type=seconds_from, default=5.0, metavar="S", help="for last bytes (default: 5 s)"
-    )
-    run.add_argument("--allow-unselected", action="store_true", help="go on if no policy selects the command")
-    run.add_argument("--strict", action="store_true", help="refuse to start where something is left open")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="after --")
 
 
@@ -224,6 +244,45 @@ def _exec(arguments: argparse.Namespace) -> int:
     )
 
 
+def _run(arguments: argparse.Namespace) -> int:
+    from racecar.policy.compile import PolicyConflictError, compile_workload
+    from racecar.policy.load import load_paths
+
+    if not arguments.no_bpf:
+        _print("racecar: run needs --no-bpf for now: it serves as a plain reverse proxy; `racecar exec` enforces")
+        return USAGE_FAILED
+    loaded = load_paths(arguments.policy)
+    for finding in loaded.findings:
+        if finding.level == "error" or not loaded.ok:
+            _print(str(finding))
+    if not loaded.ok:
+        _print("racecar: the policy does not load; nothing was started")
+        return USAGE_FAILED
+    try:
+        compiled = compile_workload(
+            loaded.policies, namespace=arguments.namespace, cluster=arguments.cluster, labels=arguments.labels
+        )
+    except PolicyConflictError as conflict:
+        _print(f"racecar: {conflict}")
+        return USAGE_FAILED
+
+    from racecar.proxy.run import RunOptions, run
+
+    return run(
+        RunOptions(
+            listen=arguments.listen,
+            upstream=arguments.upstream,
+            compiled=compiled,
+            is_ingress=arguments.direction == "ingress",
+            labels=tuple(f"{key}={value}" for key, value in sorted(arguments.labels.items())),
+            namespace=arguments.namespace,
+            audit=arguments.audit,
+            access_log=arguments.access_log,
+            drain_timeout_s=arguments.drain_timeout,
+        )
+    )
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from racecar.proxy.doctor import run_doctor
 
@@ -236,7 +295,7 @@ def _demo(_arguments: argparse.Namespace) -> int:
     return demo()
 
 
-COMMANDS = {"check": _check, "doctor": _doctor, "uninstall": _uninstall, "demo": _demo, "exec": _exec}
+COMMANDS = {"check": _check, "doctor": _doctor, "uninstall": _uninstall, "demo": _demo, "exec": _exec, "run": _run}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
