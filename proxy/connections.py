@@ -23,7 +23,7 @@ from racecar.proxy.edge import Edge, End, RawSocket
 from racecar.proxy.limits import EdgeConfig, WorkloadUse
 from racecar.proxy.records import ConnectionEntry
 from racecar.proxy.timers import Wheel
-from racecar.redirect.abi import ConnectionRecord
+from racecar.redirect.abi import ConnectionRecord, IPAddress
 
 AUDIT_FLAG = 1  # RC_CONN_AUDIT: the rules deny it, audit mode lets it pass
 
@@ -54,6 +54,7 @@ class Connection:
         "reason",
         "record",
         "server",
+        "source",
         "spliced",
         "started",
         "step",
@@ -70,6 +71,7 @@ class Connection:
         edge = host.edge
         self.host = host
         self.record = record
+        self.source: tuple[IPAddress, int] | None = None  # the client's address, where the server tells it
         self.use = use
         self.closed = False
         self.spliced = False
@@ -225,6 +227,7 @@ class Connection:
             request_bytes=self.server.sent,
             response_bytes=self.client.sent,
             path="splice" if self.spliced else "relay",
+            source=self.source,
         )
 
 

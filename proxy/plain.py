@@ -25,7 +25,8 @@ class PlainRecords:
         self._compiled = compiled
         self._upstream = upstream
         self._is_ingress = is_ingress
-        self._known: dict[str, ConnectionRecord] = {}
+        self._known: dict[str, ConnectionRecord] = {}  # by the client's address
+        self._addresses: dict[str, IPAddress] = {}
         self._record: ConnectionRecord | None = None
         self._own: tuple[IPNetwork, ...] = ()
         self.renew()
@@ -47,6 +48,16 @@ class PlainRecords:
                 self._known.clear()
             record = self._known[text] = self._judge(canonical(text))
         return record
+
+    def source_of(self, peer: SocketAddress) -> tuple[IPAddress, int]:
+        """A client's address for the log."""
+        text: str = peer[0]
+        address = self._addresses.get(text)
+        if address is None:
+            if len(self._addresses) >= MAX_KNOWN_CLIENTS:
+                self._addresses.clear()
+            address = self._addresses[text] = canonical(text)
+        return address, peer[1]
 
     def _judge(self, address: IPAddress) -> ConnectionRecord:
         scope = HOST if self._is_own(address) else WORLD

@@ -22,6 +22,7 @@ class ConnectionEntry:
     request_bytes: int  # taken by the server's socket
     response_bytes: int  # taken by the client's socket
     path: str  # 'splice' if any stretch went through the kernel, else 'relay'
+    source: tuple[IPAddress, int] | None = None  # the client's address, where it came to the proxy by itself
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class HttpEntry:
     http: HttpRecord
     started: float  # seconds since 1970; the times inside `http` are on the edge's own clock
     path: str
+    source: tuple[IPAddress, int] | None = None
 
 
 LogEntry = ConnectionEntry | HttpEntry

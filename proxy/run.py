@@ -129,7 +129,13 @@ async def _serve(options: RunOptions, upstream: Place, listener: socket.socket, 
     sink = None if log_fd is None else LineSink(log_fd)
     journal = Journal(loop, FlowWriter(source, lambda _pid, _start: None), sink, layers, say)
     server = Server(
-        loop, options.edge, resolve=records.resolve, policy_for=policy_for, log=journal.log, http_config=options.http
+        loop,
+        options.edge,
+        resolve=records.resolve,
+        policy_for=policy_for,
+        log=journal.log,
+        source_of=records.source_of,
+        http_config=options.http,
     )
     done = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

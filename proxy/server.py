@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import socket
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from racecar.proxy.limits import Descriptors, EdgeConfig, WorkloadUse
 from racecar.proxy.pipes import PipePool, PipeQuota, affordable_pipes
 from racecar.proxy.records import ConnectionEntry, HttpEntry, LogEntry
 from racecar.proxy.timers import Wheel
-from racecar.redirect.abi import ConnectionRecord, ConnectionState
+from racecar.redirect.abi import ConnectionRecord, ConnectionState, IPAddress
 
 NO_MEANS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 # A client's own trouble, reported by accept(2): the next one may be sound.
@@ -77,6 +78,7 @@ def bequeath(listener: socket.socket) -> None:
     """
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 class Server:
@@ -84,7 +86,8 @@ class Server:
 
     `resolve(fd, peer)` gives the record of an accepted socket and its client's address, None if there is none.
     `policy_for(workload, ruleset)` says which layer judges it, None if that is unknown.
-    `log(entry)` takes what ended; it must not block. All three are called in the loop's thread.
+    `log(entry)` takes what ended; it must not block. `source_of(peer)` is what the log says of the client's address,
+    nothing if there is no such function. All are called in the loop's thread.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Server:
         resolve: Callable[[int, SocketAddress], ConnectionRecord | None],
         policy_for: Callable[[int, int], LayerPolicy | None],
         log: Callable[[LogEntry], None],
+        source_of: Callable[[SocketAddress], tuple[IPAddress, int]] | None = None,
         open_socket: SocketOpener = open_local_socket,
         http_config: HttpConfig | None = None,
     ) -> None:
@@ -108,6 +112,7 @@ class Server:
         self._resolve = resolve
         self._policy_for = policy_for
         self._log = log
+        self._source_of = source_of
         self._open_socket = open_socket
         self._use: dict[int, WorkloadUse] = {}
         self._contexts: dict[tuple[int, int], tuple[LayerPolicy, HttpContext]] = {}
@@ -219,7 +224,7 @@ class Server:
                 self._admit(sock, peer)
             except Exception:
                 logger.exception("a connection could not be admitted")
-                self._refuse(sock, None, Reason.INTERNAL_ERROR)
+                self._refuse(sock, None, Reason.INTERNAL_ERROR, peer)
 
     def _accept_with_reserve(self, listener: socket.socket) -> bool:
         """Reset one waiting client with the descriptor kept for that; False if not even that works."""
@@ -233,7 +238,7 @@ class Server:
         else:
             self.accepted += 1
             sock = RawSocket(listener.family, socket.SOCK_STREAM, 0, fd)
-            self._refuse(sock, self._resolve(sock.fileno(), peer), Reason.DESCRIPTOR_LIMIT)
+            self._refuse(sock, self._resolve(sock.fileno(), peer), Reason.DESCRIPTOR_LIMIT, peer)
             return True
         finally:
             self.descriptors.restore_reserve()
@@ -241,25 +246,28 @@ class Server:
     def _admit(self, sock: RawSocket, peer: SocketAddress) -> None:
         record = self._resolve(sock.fileno(), peer)
         if record is None:
-            self._refuse(sock, None, Reason.NO_RECORD)
+            self._refuse(sock, None, Reason.NO_RECORD, peer)
             return
         if record.state is ConnectionState.REFUSED:
-            self._refuse(sock, record, Reason.DENY_RULE if record.rule else Reason.DEFAULT_DENY)
+            self._refuse(sock, record, Reason.DENY_RULE if record.rule else Reason.DEFAULT_DENY, peer)
             return
         if not self._has_room():
-            self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT)
+            self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT, peer)
             return
         use = self._use.get(record.workload) or WorkloadUse(budget=self.config.max_held_bytes_per_workload)
         if use.connections >= self.config.max_connections_per_workload:
-            self._refuse(sock, record, Reason.WORKLOAD_LIMIT)
+            self._refuse(sock, record, Reason.WORKLOAD_LIMIT, peer)
             return
         policy = self._policy_for(record.workload, record.ruleset)
         if policy is None or policy.kind not in ("tcp", "http") or (policy.kind == "http" and policy.matcher is None):
-            self._refuse(sock, record, Reason.NO_LAYER)
+            self._refuse(sock, record, Reason.NO_LAYER, peer)
             return
         context = self._context(record, policy) if policy.kind == "http" else None
-        upstream = self._dial(sock, record)
-        if upstream is None:
+        try:
+            upstream = self._dial(record)
+        except OSError as error:
+            no_means = error.errno in NO_MEANS
+            self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT if no_means else Reason.DIAL_FAILED, peer)
             return
         sock.setblocking(False)
         connection: Connection
@@ -267,6 +275,8 @@ class Server:
             connection = TcpConnection(self, sock, upstream, record, use)
         else:
             connection = HttpConnection(self, sock, upstream, record, use, context)
+        if self._source_of is not None:
+            connection.source = self._source_of(peer)
         self.descriptors.used += 2
         use.connections += 1
         self._use[record.workload] = use
@@ -276,24 +286,19 @@ class Server:
         except Exception:
             connection.crashed()
 
-    def _dial(self, sock: RawSocket, record: ConnectionRecord) -> RawSocket | None:
-        """Begin to connect to the recorded address; on failure refuse `sock` and return None."""
-        try:
-            upstream = self._open_socket(record)
-        except OSError as error:
-            no_means = error.errno in NO_MEANS
-            self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT if no_means else Reason.DIAL_FAILED)
-            return None
+    def _dial(self, record: ConnectionRecord) -> RawSocket:
+        """Begin to connect to the recorded address. Raises OSError."""
+        upstream = self._open_socket(record)
         try:
             upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            upstream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             number = upstream.connect_ex((str(record.address), record.port))
-        except OSError as error:
-            number = error.errno or errno.EINVAL
-        if number not in UNDER_WAY:
+            if number not in UNDER_WAY:
+                raise OSError(number, os.strerror(number))
+        except OSError:
             upstream.close()
-            self._refuse(sock, record, Reason.DIAL_FAILED)
-            return None
+            raise
         return upstream
 
     def _context(self, record: ConnectionRecord, policy: LayerPolicy) -> HttpContext:
@@ -322,10 +327,11 @@ class Server:
                 http=record,
                 started=tag.wall + (record.started - tag.started),
                 path="splice" if tag.spliced else "relay",
+                source=tag.source,
             )
         )
 
-    def _refuse(self, sock: RawSocket, record: ConnectionRecord | None, reason: Reason) -> None:
+    def _refuse(self, sock: RawSocket, record: ConnectionRecord | None, reason: Reason, peer: SocketAddress) -> None:
         """Reset a client that was accepted."""
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
@@ -347,6 +353,7 @@ class Server:
                 request_bytes=0,
                 response_bytes=0,
                 path="relay",
+                source=None if self._source_of is None else self._source_of(peer),
             )
         )
 
