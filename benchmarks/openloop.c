@@ -53,7 +53,7 @@ static size_t request_bytes;
 static long long body_bytes;
 static int64_t *latencies, *lates;
 static long done, wrong, broken;
-static int epoll;
+static int epoll, alive;
 
 static void fail(const char *what)
 {
@@ -94,6 +94,7 @@ static void open_connection(struct connection *c, const struct sockaddr_in *addr
 	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event))
 		fail("openloop: epoll_ctl");
+	alive++;
 	set_free(c);
 }
 
@@ -102,8 +103,10 @@ static void drop(struct connection *c)
 	if (c->waiting)
 		broken++;
 	c->waiting = false;
-	if (!c->dead)
+	if (!c->dead) {
 		close(c->fd);
+		alive--;
+	}
 	c->dead = true;
 }
 
@@ -275,7 +278,7 @@ int main(int argc, char **argv)
 	if (timerfd_settime(tick, TFD_TIMER_ABSTIME, &timer, NULL))
 		fail("openloop: timerfd_settime");
 
-	while (done + broken < planned) {
+	while (done + broken < planned && alive) {
 		int64_t at = now();
 		int ready;
 
