@@ -51,11 +51,12 @@ fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-# Side by side with Envoy; every figure is a ratio taken in one run.
+# Side by side with Envoy; every figure is a ratio taken in one run. BENCH takes options: BENCH="--rounds 9 --pin"
+BENCH ?=
 bench: setup
 	.ci/packages --install bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 check: setup typeroot
 	$(BIN)/ruff check
