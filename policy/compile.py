@@ -12,6 +12,7 @@ from racecar.policy.model import (
     ANY_PROTOCOL,
     DEFAULT_DENY,
     CidrBlock,
+    Direction,
     HttpMatch,
     Layer7,
     Network,
@@ -81,26 +82,39 @@ def reaches_own_addresses(network: Network) -> bool:
 
 
 def compile_workload(
-    policies: Sequence[Policy], *, namespace: str, cluster: str, labels: Mapping[str, str]
+    policies: Sequence[Policy],
+    *,
+    namespace: str,
+    cluster: str,
+    labels: Mapping[str, str],
+    direction: Direction = "egress",
+    audit: bool = False,
 ) -> CompiledWorkload:
-    """The tables of a workload with these labels.
+    """The tables of a workload with these labels in one direction; `audit` makes every policy an audit policy.
 
     Raises PolicyConflictError if two kinds of L7 rules meet; `check` finds that at load for policies that may meet.
     """
     known = workload_labels(labels, namespace=namespace, cluster=cluster)
-    selecting = [policy for policy in policies if policy.selects(namespace, known)]
+    selecting = [policy for policy in policies if policy.rules(direction) and policy.selects(namespace, known)]
+    enforced = [] if audit else [policy for policy in selecting if not policy.audit]
+    # Where enforced policies deny, an audit policy changes nothing: it widens no other, and denies nothing.
+    if any(policy.default_deny(direction) for policy in enforced):
+        selecting = enforced
+    is_audit = len(selecting) > len(enforced)
     names = tuple(dict.fromkeys(policy.full_name for policy in selecting))
-    if not any(policy.egress_default_deny for policy in selecting):
+    if not any(policy.default_deny(direction) for policy in selecting):
         allow_all = PortEntry(ANY_PEER, ANY_PROTOCOL_NUMBER, 0, 0, Verdict.ALLOW.value, 0, 0)
-        return CompiledWorkload(False, (), (allow_all,), (_NO_RULESET,), (DEFAULT_DENY,), names)
-    return _Compiler(_grants(selecting)).tables(names)
+        return CompiledWorkload(
+            False, (), (allow_all,), (_NO_RULESET,), (DEFAULT_DENY,), names, direction=direction, audit=is_audit
+        )
+    return _Compiler(_grants(selecting, direction)).tables(names, direction, is_audit)
 
 
-def _grants(policies: Iterable[Policy]) -> list[_Grant]:
+def _grants(policies: Iterable[Policy], direction: Direction) -> list[_Grant]:
     grants: list[_Grant] = []
     for policy in policies:
-        widened = not policy.egress_default_deny
-        for rule in policy.egress:
+        widened = not policy.default_deny(direction)
+        for rule in policy.rules(direction):
             if rule.ports is None and rule.peers is not None:
                 grants.append(_Grant(len(grants), rule.peers, ((), 0, 65535), None, rule.ref, widened))
             for item in rule.ports or ():
@@ -126,7 +140,7 @@ class _Compiler:
                 key = network_key(block.network, block.network.prefixlen)
                 self._blocks.setdefault(key, []).append((grant, block))
 
-    def tables(self, names: tuple[str, ...]) -> CompiledWorkload:
+    def tables(self, names: tuple[str, ...], direction: Direction, audit: bool) -> CompiledWorkload:
         numbers: dict[tuple[int, ...], int] = {tuple(g.order for g in self._anywhere): ANY_PEER}
         self._add_ports(ANY_PEER, self._anywhere)
         peers = []
@@ -138,7 +152,14 @@ class _Compiler:
                 self._add_ports(numbers[key], covering)
             peers.append(PeerEntry(scope, network, numbers[key]))
         return CompiledWorkload(
-            True, tuple(peers), tuple(self._entries), tuple(self._ruleset_list), tuple(self._rules), names
+            True,
+            tuple(peers),
+            tuple(self._entries),
+            tuple(self._ruleset_list),
+            tuple(self._rules),
+            names,
+            direction=direction,
+            audit=audit,
         )
 
     def _covering(self, scope: int, network: Network) -> tuple[_Grant, ...]:

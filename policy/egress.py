@@ -12,13 +12,13 @@ from racecar.policy.model import (
     TCP,
     UDP,
     CidrBlock,
-    EgressRule,
     HttpMatch,
     Layer7,
     Network,
     PortRange,
     PortRule,
     RuleRef,
+    TrafficRule,
     is_inside,
 )
 from racecar.policy.regex import SYNTAX, PatternError, compile_pattern
@@ -50,7 +50,7 @@ _PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
-def read_egress(report: Report, node: Node | None, where: str, origin: Origin) -> tuple[EgressRule, ...]:
+def read_egress(report: Report, node: Node | None, where: str, origin: Origin) -> tuple[TrafficRule, ...]:
     rules = (_Reader(report, origin).rule(item, name) for name, item in items(report, node, where))
     return tuple(rule for rule in rules if rule is not None)
 
@@ -69,7 +69,7 @@ class _Reader:
     def _is_racecar(self) -> bool:
         return self._origin[2] == "RacecarPolicy"
 
-    def rule(self, node: Node, where: str) -> EgressRule | None:
+    def rule(self, node: Node, where: str) -> TrafficRule | None:
         rule = fields(self._report, node, where, (*_PEER_FIELDS, "toPorts"), _EGRESS_LATER)
         if rule is None:
             return None
@@ -82,7 +82,7 @@ class _Reader:
         good = tuple(port for port in ports if port is not None)
         # Absent and empty are the same here: a rule with peers then allows all ports, a rule without allows nothing.
         has_ports = ports_node is not None and bool(ports_node.items)
-        return EgressRule(peers, good if has_ports else None, self._ref(node, where))
+        return TrafficRule(peers, good if has_ports else None, self._ref(node, where))
 
     def _peers(self, rule: Fields, where: str) -> tuple[CidrBlock, ...] | None:
         plain, sets = rule.get("toCIDR"), rule.get("toCIDRSet")

@@ -9,6 +9,8 @@ Network = IPv4Network | IPv6Network
 Labels = frozenset[tuple[str, str, str]]  # (source, key, value)
 
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist"]
+Direction = Literal["egress", "ingress"]
+Encoding = Literal["slash", "backslash", "dot", "bytes", "params"]
 
 NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
 CLUSTER_LABEL = "io.cilium.k8s.policy.cluster"
@@ -156,8 +158,11 @@ class PortRule:
 
 
 @dataclass(frozen=True, slots=True)
-class EgressRule:
-    """One item of `egress`. `peers` None = every peer, () = nobody; `ports` None = every protocol and port."""
+class TrafficRule:
+    """One item of `egress` or `ingress`.
+
+    `peers` None = every peer, () = nobody; `ports` None = every protocol and port.
+    """
 
     peers: tuple[CidrBlock, ...] | None
     ports: tuple[PortRule, ...] | None
@@ -174,12 +179,22 @@ class Policy:
     file: str
     line: int
     selector: Selector
-    egress: tuple[EgressRule, ...]
+    egress: tuple[TrafficRule, ...]
     egress_default_deny: bool
+    ingress: tuple[TrafficRule, ...] = ()
+    ingress_default_deny: bool = False
+    audit: bool = False  # what it alone denies passes, and is logged
 
     @property
     def full_name(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    def rules(self, direction: Direction) -> tuple[TrafficRule, ...]:
+        """Those of one direction; none: the policy does not select in that direction."""
+        return self.egress if direction == "egress" else self.ingress
+
+    def default_deny(self, direction: Direction) -> bool:
+        return self.egress_default_deny if direction == "egress" else self.ingress_default_deny
 
     def selects(self, namespace: str, labels: Labels) -> bool:
         """Policies of these kinds reach workloads of their own namespace only."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal
 
-from racecar.policy.model import Network, RuleRef
+from racecar.policy.model import Direction, Encoding, Network, RuleRef
 
 WORLD = 0
 HOST = 1  # loopback and the host's own addresses
@@ -58,6 +58,14 @@ class HttpRule:
     method: str | None
     path: str | None
     rule: int
+    host: str | None = None  # without regard to letter case
+    headers: tuple[tuple[str, str | None], ...] = ()  # name in lower case, and its exact value; None: present
+    path_only: bool = False  # `path` is matched without the query
+    query: str | None = None
+    allow_body: bool = False  # on GET, HEAD and DELETE
+    websocket: bool = False
+    connect: bool = False
+    encoded: frozenset[Encoding] = frozenset()  # in a path, each matched in every form that a server may read
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class RuleSet:
     kind: Literal["none", "http", "tcp"]
     http: tuple[HttpRule, ...]
     origin: RuleRef
+    tls: int = 0  # number of the rule that passes TLS through unread, 0 for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +89,19 @@ class L4Verdict:
 
 @dataclass(frozen=True)
 class CompiledWorkload:
-    """One workload's egress tables: plain values that can be pickled.
+    """One workload's tables in one direction: plain values that can be pickled.
 
     A workload that no policy selects has one entry that allows everything; empty tables deny everything.
     """
 
-    egress_selected: bool
+    selected: bool
     peers: tuple[PeerEntry, ...]
     ports: tuple[PortEntry, ...]
     rulesets: tuple[RuleSet, ...]  # index = number; 0 is no rule set
     rules: tuple[RuleRef, ...]  # index = number; 0 is default deny
-    policies: tuple[str, ...]  # NAMESPACE/NAME of those that select the workload
+    policies: tuple[str, ...]  # NAMESPACE/NAME of those that select the workload in this direction and are compiled
+    direction: Direction = "egress"
+    audit: bool = False  # what the tables and rule sets deny passes, and is logged
 
     def judge_l4(self, address: IPv4Address | IPv6Address, scope: int, protocol: int, port: int) -> L4Verdict:
         """The kernel's walk. v4-mapped addresses are judged as IPv4."""

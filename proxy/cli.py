@@ -201,11 +201,15 @@ def _exec(arguments: argparse.Namespace) -> int:
         return _exec_failure("the policy does not load; nothing was started")
     try:
         compiled = compile_workload(
-            loaded.policies, namespace=arguments.namespace, cluster=arguments.cluster, labels=arguments.labels
+            loaded.policies,
+            namespace=arguments.namespace,
+            cluster=arguments.cluster,
+            labels=arguments.labels,
+            audit=arguments.audit,
         )
     except PolicyConflictError as conflict:
         return _exec_failure(str(conflict))
-    if not compiled.egress_selected and not arguments.allow_unselected:
+    if not compiled.selected and not arguments.allow_unselected:
         shown = ",".join(f"{k}={v}" for k, v in arguments.labels.items()) or "none"
         return _exec_failure(
             f"no policy selects this command (labels: {shown}; namespace: {arguments.namespace}): nothing would be "
@@ -237,7 +241,7 @@ def _exec(arguments: argparse.Namespace) -> int:
             instance=arguments.instance,
             user=arguments.user,
             keep_privileges=arguments.keep_privileges,
-            audit=arguments.audit,
+            audit=compiled.audit,
             access_log=arguments.access_log,
             drain_timeout_s=arguments.drain_timeout,
         )
@@ -260,7 +264,11 @@ def _run(arguments: argparse.Namespace) -> int:
         return USAGE_FAILED
     try:
         compiled = compile_workload(
-            loaded.policies, namespace=arguments.namespace, cluster=arguments.cluster, labels=arguments.labels
+            loaded.policies,
+            namespace=arguments.namespace,
+            cluster=arguments.cluster,
+            labels=arguments.labels,
+            audit=arguments.audit,
         )
     except PolicyConflictError as conflict:
         _print(f"racecar: {conflict}")
@@ -276,7 +284,7 @@ def _run(arguments: argparse.Namespace) -> int:
             is_ingress=arguments.direction == "ingress",
             labels=tuple(f"{key}={value}" for key, value in sorted(arguments.labels.items())),
             namespace=arguments.namespace,
-            audit=arguments.audit,
+            audit=compiled.audit,
             access_log=arguments.access_log,
             drain_timeout_s=arguments.drain_timeout,
         )

@@ -167,7 +167,7 @@ class _Session:
             POLICY,
             options.compiled.peers,
             options.compiled.ports,
-            enforce_egress=options.compiled.egress_selected,
+            enforce_egress=options.compiled.selected,
             audit=options.audit,
         )
         ring = self.ring = RingBuffer(self.instance.map_fd("events"))

@@ -1,7 +1,7 @@
 """The compiled tables against a judge that reads the rules one by one."""
 
+import dataclasses
 import pickle
-from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
@@ -14,7 +14,7 @@ from racecar.policy.model import (
     TCP,
     UDP,
     CidrBlock,
-    EgressRule,
+    Direction,
     HttpMatch,
     Layer7,
     Network,
@@ -23,6 +23,7 @@ from racecar.policy.model import (
     PortRule,
     RuleRef,
     Selector,
+    TrafficRule,
 )
 from racecar.policy.tables import HOST, WORLD, CompiledWorkload, L4Verdict, Verdict, port_prefixes
 
@@ -50,12 +51,14 @@ def ref(index: str) -> RuleRef:
     return RuleRef("p", "default", "CiliumNetworkPolicy", "p.yaml", 1, index)
 
 
-def policy(*rules: EgressRule, default_deny: bool = True, selector: Selector | None = None, name: str = "p") -> Policy:
+def policy(*rules: TrafficRule, default_deny: bool = True, selector: Selector | None = None, name: str = "p") -> Policy:
     return Policy(name, "default", "CiliumNetworkPolicy", "p.yaml", 1, selector or Selector(), rules, default_deny)
 
 
-def compiled(*policies: Policy, labels: Mapping[str, str] | None = None) -> CompiledWorkload:
-    return compile_workload(policies, namespace="default", cluster="default", labels=labels or {})
+def compiled(*policies: Policy, direction: Direction = "egress", audit: bool = False) -> CompiledWorkload:
+    return compile_workload(
+        policies, namespace="default", cluster="default", labels={}, direction=direction, audit=audit
+    )
 
 
 @st.composite
@@ -83,7 +86,7 @@ def policies(draw: st.DrawFn) -> list[Policy]:
             ports = None
             if items is not None:
                 ports = tuple(draw(port_rules(f"{where}.toPorts[{n}]", l7)) for n, l7 in enumerate(items))
-            rules.append(EgressRule(peers, ports, ref(where)))
+            rules.append(TrafficRule(peers, ports, ref(where)))
         made.append(policy(*rules, default_deny=draw(st.sampled_from([True, True, False])), name=f"p{number}"))
     return made
 
@@ -110,7 +113,7 @@ def oracle(
     made: list[Policy], address: Address, scope: int, protocol: int, port: int
 ) -> tuple[Verdict, set[str | None]]:
     """The verdict, and the paths of the rules that judge requests (None: every request passes)."""
-    if not any(one.egress_default_deny for one in made):
+    if not any(one.egress and one.egress_default_deny for one in made):
         return Verdict.ALLOW, set()
     paths: set[str | None] = set()
     is_redirected = False
@@ -170,7 +173,7 @@ def test_two_longest_prefix_matches_say_what_the_rules_say(
         assert peer_in_one_trie(tables, address, scope) == tables._peer(address, scope)
         assert {rule.path for rule in tables.rulesets[answer.ruleset].http} == paths
         assert (answer.ruleset > 0) == (verdict is Verdict.REDIRECT)
-        assert (answer.rule > 0) == (verdict is not Verdict.DENY and tables.egress_selected)
+        assert (answer.rule > 0) == (verdict is not Verdict.DENY and tables.selected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -223,14 +226,14 @@ RELAY = Layer7("tcp", (), ref("relay"))
 
 def test_a_workload_that_no_policy_selects_may_do_everything() -> None:
     tables = compiled()
-    assert not tables.egress_selected
+    assert not tables.selected
     assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80) == L4Verdict(Verdict.ALLOW, 0, 0)
     assert tables.policies == ()
 
 
 def test_a_rule_without_peers_and_ports_selects_and_matches_nothing() -> None:
-    tables = compiled(policy(EgressRule(None, None, ref("egress[0]"))))
-    assert tables.egress_selected
+    tables = compiled(policy(TrafficRule(None, None, ref("egress[0]"))))
+    assert tables.selected
     assert tables.ports == ()
     assert tables.judge_l4(ip_address("127.0.0.1"), HOST, TCP, 80).verdict is Verdict.DENY
 
@@ -241,7 +244,7 @@ def test_tables_that_are_empty_deny() -> None:
 
 
 def test_the_world_is_not_the_host() -> None:
-    tables = compiled(policy(EgressRule(cidr("0.0.0.0/0", "::/0"), None, ref("world"))))
+    tables = compiled(policy(TrafficRule(cidr("0.0.0.0/0", "::/0"), None, ref("world"))))
     assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, 1, 0).verdict is Verdict.ALLOW
     assert tables.judge_l4(ip_address("10.0.0.1"), HOST, TCP, 80).verdict is Verdict.DENY
     assert tables.judge_l4(ip_address("127.0.0.1"), HOST, TCP, 80).verdict is Verdict.DENY
@@ -249,20 +252,22 @@ def test_the_world_is_not_the_host() -> None:
 
 
 def test_an_exact_address_names_the_host() -> None:
-    tables = compiled(policy(EgressRule(cidr("10.0.0.1/32", "127.0.0.0/8"), None, ref("host"))))
+    tables = compiled(policy(TrafficRule(cidr("10.0.0.1/32", "127.0.0.0/8"), None, ref("host"))))
     assert tables.judge_l4(ip_address("10.0.0.1"), HOST, TCP, 80).verdict is Verdict.ALLOW
     assert tables.judge_l4(ip_address("127.9.9.9"), HOST, TCP, 80).verdict is Verdict.ALLOW
 
 
 def test_mapped_addresses_are_judged_as_ipv4() -> None:
-    tables = compiled(policy(EgressRule(cidr("10.0.0.0/8"), None, ref("v4"))))
+    tables = compiled(policy(TrafficRule(cidr("10.0.0.0/8"), None, ref("v4"))))
     assert tables.judge_l4(ip_address("::ffff:10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.ALLOW
-    other = compiled(policy(EgressRule(cidr("::/0"), None, ref("v6"))))
+    other = compiled(policy(TrafficRule(cidr("::/0"), None, ref("v6"))))
     assert other.judge_l4(ip_address("::ffff:10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.DENY
 
 
 def test_all_of_ipv6_is_no_peer_of_ipv4_in_a_common_trie() -> None:
-    tables = compiled(policy(EgressRule(cidr("::/0"), None, ref("v6")), EgressRule(None, (tcp(53),), ref("anywhere"))))
+    tables = compiled(
+        policy(TrafficRule(cidr("::/0"), None, ref("v6")), TrafficRule(None, (tcp(53),), ref("anywhere")))
+    )
     assert peer_in_one_trie(tables, ip_address("10.0.0.1"), WORLD) == 0
     assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 53).verdict is Verdict.ALLOW
     assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.DENY
@@ -272,9 +277,9 @@ def test_all_of_ipv6_is_no_peer_of_ipv4_in_a_common_trie() -> None:
 def test_a_narrow_network_keeps_what_wider_ones_allow() -> None:
     tables = compiled(
         policy(
-            EgressRule(cidr("10.0.0.0/8"), (tcp(80),), ref("wide")),
-            EgressRule(cidr("10.0.0.1/32"), (tcp(443),), ref("narrow")),
-            EgressRule(None, (tcp(53),), ref("anywhere")),
+            TrafficRule(cidr("10.0.0.0/8"), (tcp(80),), ref("wide")),
+            TrafficRule(cidr("10.0.0.1/32"), (tcp(443),), ref("narrow")),
+            TrafficRule(None, (tcp(53),), ref("anywhere")),
         )
     )
     for port in (80, 443, 53):
@@ -285,7 +290,7 @@ def test_a_narrow_network_keeps_what_wider_ones_allow() -> None:
 
 def test_exceptions_are_cut_out() -> None:
     block = CidrBlock(ip_network("10.0.0.0/8"), (ip_network("10.1.0.0/16"),))
-    tables = compiled(policy(EgressRule((block,), None, ref("set"))))
+    tables = compiled(policy(TrafficRule((block,), None, ref("set"))))
     assert tables.judge_l4(ip_address("10.2.0.1"), WORLD, UDP, 80).verdict is Verdict.ALLOW
     assert tables.judge_l4(ip_address("10.1.0.1"), WORLD, UDP, 80).verdict is Verdict.DENY
 
@@ -293,8 +298,8 @@ def test_exceptions_are_cut_out() -> None:
 def test_a_plain_allow_cancels_l7_rules_only_for_the_peers_it_covers() -> None:
     tables = compiled(
         policy(
-            EgressRule(cidr("10.0.0.0/8"), (tcp(80, HTTP),), ref("l7")),
-            EgressRule(cidr("10.0.0.1/32"), None, ref("plain")),
+            TrafficRule(cidr("10.0.0.0/8"), (tcp(80, HTTP),), ref("l7")),
+            TrafficRule(cidr("10.0.0.1/32"), None, ref("plain")),
         )
     )
     assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.ALLOW
@@ -302,13 +307,16 @@ def test_a_plain_allow_cancels_l7_rules_only_for_the_peers_it_covers() -> None:
 
 
 def test_two_kinds_of_l7_rules_on_one_port_are_an_error() -> None:
-    rules = (EgressRule(None, (tcp(80, HTTP),), ref("a")), EgressRule(cidr("10.0.0.0/8"), (tcp(80, RELAY),), ref("b")))
+    rules = (
+        TrafficRule(None, (tcp(80, HTTP),), ref("a")),
+        TrafficRule(cidr("10.0.0.0/8"), (tcp(80, RELAY),), ref("b")),
+    )
     with pytest.raises(PolicyConflictError, match=r"http rules and .* tcp rules"):
         compiled(policy(*rules))
 
 
 def test_rule_sets_and_rules_name_their_origin() -> None:
-    tables = compiled(policy(EgressRule(None, (tcp(80, HTTP),), ref("l7"))))
+    tables = compiled(policy(TrafficRule(None, (tcp(80, HTTP),), ref("l7"))))
     answer = tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80)
     assert tables.rules[0].name == "default deny"
     assert tables.rules[answer.rule].name == "default/p ports 80"
@@ -316,10 +324,64 @@ def test_rule_sets_and_rules_name_their_origin() -> None:
     assert tables.rules[rule.rule].name == "default/p http"
 
 
+ANYWHERE_80 = TrafficRule(None, (tcp(80),), ref("80"))
+ANYWHERE_443 = TrafficRule(None, (tcp(443),), ref("443"))
+
+
+def test_each_direction_has_the_rules_and_the_default_of_its_own() -> None:
+    both = dataclasses.replace(policy(ANYWHERE_80), ingress=(ANYWHERE_443,), ingress_default_deny=True)
+    expected: tuple[tuple[Direction, int], ...] = (("egress", 80), ("ingress", 443))
+    for direction, port in expected:
+        tables = compiled(both, direction=direction)
+        assert (tables.direction, tables.selected) == (direction, True)
+        allowed = [n for n in (80, 443) if tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, n).rule]
+        assert allowed == [port]
+
+
+def test_a_policy_without_rules_in_a_direction_does_not_select_there() -> None:
+    tables = compiled(policy(ANYWHERE_80), direction="ingress")
+    assert not tables.selected
+    assert tables.policies == ()
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 81).verdict is Verdict.ALLOW
+
+
+def audited(*rules: TrafficRule, default_deny: bool = True) -> Policy:
+    return dataclasses.replace(policy(*rules, default_deny=default_deny, name="watched"), audit=True)
+
+
+def test_an_audit_policy_widens_no_policy_that_denies() -> None:
+    tables = compiled(policy(ANYWHERE_80), audited(ANYWHERE_443))
+    assert (tables.selected, tables.audit, tables.policies) == (True, False, ("default/p",))
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 443).verdict is Verdict.DENY
+    assert tables == compiled(policy(ANYWHERE_80))
+
+
+@pytest.mark.parametrize("beside", [(), (policy(ANYWHERE_80, default_deny=False),)])
+def test_an_audit_policy_is_judged_where_nothing_else_denies(beside: tuple[Policy, ...]) -> None:
+    tables = compiled(*beside, audited(ANYWHERE_443))
+    assert (tables.selected, tables.audit) == (True, True)
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 443).verdict is Verdict.ALLOW
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 81).verdict is Verdict.DENY
+    assert (tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.ALLOW) == bool(beside)
+
+
+def test_audit_is_of_the_direction_that_has_an_audit_policy() -> None:
+    watched = dataclasses.replace(audited(), ingress=(ANYWHERE_80,), ingress_default_deny=True)
+    assert compiled(watched, policy(ANYWHERE_80), direction="ingress").audit
+    assert not compiled(watched, policy(ANYWHERE_80)).audit
+
+
+def test_audit_for_a_whole_run_makes_every_policy_an_audit_policy() -> None:
+    tables = compiled(policy(ANYWHERE_80), audited(ANYWHERE_443), audit=True)
+    assert (tables.selected, tables.audit, tables.policies) == (True, True, ("default/p", "default/watched"))
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 443).verdict is Verdict.ALLOW
+    assert not compiled(audit=True).audit
+
+
 @pytest.mark.slow
 def test_thousands_of_networks_compile_in_seconds() -> None:
     rules = tuple(
-        EgressRule(cidr(f"10.{n >> 8}.{n & 255}.0/24"), (tcp(1 + n % 50),), ref(f"egress[{n}]")) for n in range(10000)
+        TrafficRule(cidr(f"10.{n >> 8}.{n & 255}.0/24"), (tcp(1 + n % 50),), ref(f"egress[{n}]")) for n in range(10000)
     )
     tables = compiled(policy(*rules))
     assert len(tables.peers) == 10000

@@ -99,7 +99,7 @@ def test_default_deny_can_be_switched_off(value: str) -> None:
     )
     assert not only(loaded).egress_default_deny
     tables = compile_workload(loaded.policies, namespace="default", cluster="default", labels={"app": "x"})
-    assert not tables.egress_selected
+    assert not tables.selected
     assert tables.policies == ("default/p",)
 
 
@@ -469,7 +469,7 @@ def test_two_kinds_for_disjoint_peers_load() -> None:
 def selects(selector: str, labels: dict[str, str], namespace: str = "default") -> bool:
     loaded = load(HEAD.replace("{matchLabels: {app: x}}", selector) + "  egress: [{}]\n")
     assert loaded.ok
-    return compile_workload(loaded.policies, namespace=namespace, cluster="default", labels=labels).egress_selected
+    return compile_workload(loaded.policies, namespace=namespace, cluster="default", labels=labels).selected
 
 
 def test_selectors_match_labels_of_the_policys_own_namespace() -> None:
@@ -506,7 +506,7 @@ def test_a_foreign_namespace_in_a_selector_is_replaced_with_a_warning() -> None:
     text = HEAD.replace("{app: x}", "{'k8s:io.kubernetes.pod.namespace': other}") + "  egress: [{}]\n"
     loaded = load(text)
     assert [finding.slug for finding in loaded.findings] == ["foreign-namespace"]
-    assert compile_workload(loaded.policies, namespace="default", cluster="c", labels={}).egress_selected
+    assert compile_workload(loaded.policies, namespace="default", cluster="c", labels={}).selected
 
 
 SNIPPETS = st.sampled_from(

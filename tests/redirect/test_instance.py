@@ -244,7 +244,7 @@ def instance(cgroup: Path) -> Iterator[Instance]:
 
 
 def use(instance: Instance, number: int, policy: CompiledWorkload, *, audit: bool = False) -> None:
-    instance.fill(0, number, policy.peers, policy.ports, enforce_egress=policy.egress_selected, audit=audit)
+    instance.fill(0, number, policy.peers, policy.ports, enforce_egress=policy.selected, audit=audit)
 
 
 def test_kernel_and_user_space_judge_alike(instance: Instance, cgroup: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_cidr_of_the_world_does_not_reach_the_host(instance: Instance, cgroup:
 
 def test_a_workload_that_is_not_selected_passes(instance: Instance, cgroup: Path) -> None:
     policy = compile_workload((), namespace="default", cluster="default", labels=LABELS)
-    assert not policy.egress_selected
+    assert not policy.selected
     use(instance, 1, policy)
     assert [seen.state for seen in judged_by_kernel(instance, cgroup, [WORLD_TCP])] == ["NATIVE"]
 
