@@ -1,7 +1,7 @@
 """Load policy files: whatever is wrong with them is a finding with its place, never an exception."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,16 @@ _KINDS = {
     ("cilium.io", "CiliumNetworkPolicy"),
     ("racecar.io", "RacecarPolicy"),
 }
+_CONFIG = ("racecar.io", "RacecarConfig")  # no policy; who wants it read hands in the reader
 _KINDS_LATER = {
     ("cilium.io", "CiliumClusterwideNetworkPolicy"),
     ("networking.k8s.io", "NetworkPolicy"),
-    ("racecar.io", "RacecarConfig"),
     ("racecar.io", "RacecarPeers"),
 }
 _ALLOWED = "cilium.io/v2 CiliumNetworkPolicy, racecar.io/v1 RacecarPolicy"
+
+
+ConfigReader = Callable[[Report, Node], object]  # of one document; its mistakes go to the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +42,28 @@ class Loaded:
         return not any(finding.level == "error" for finding in self.findings)
 
 
-def load_paths(paths: Sequence[str | Path]) -> Loaded:
-    """Load files and directories (`*.yaml`, `*.yml`, `*.json`)."""
+def load_paths(paths: Sequence[str | Path], *, config_reader: ConfigReader | None = None) -> Loaded:
+    """Load files and directories (`*.yaml`, `*.yml`, `*.json`).
+
+    `config_reader` checks each RacecarConfig among them, which is skipped otherwise.
+    """
     sources = read_paths([os.fspath(path) for path in paths])
-    return _load(sources.files, sources.findings)
+    return _load(sources.files, sources.findings, config_reader)
 
 
-def load_text(text: bytes, name: str) -> Loaded:
+def load_text(text: bytes, name: str, *, config_reader: ConfigReader | None = None) -> Loaded:
     """Load one file's bytes; `name` stands in the findings."""
-    return _load([(name, text)], [])
+    return _load([(name, text)], [], config_reader)
 
 
-def _load(files: Sequence[tuple[str, bytes]], findings: Sequence[Finding]) -> Loaded:
+def _load(
+    files: Sequence[tuple[str, bytes]], findings: Sequence[Finding], config_reader: ConfigReader | None
+) -> Loaded:
     found = list(findings)
     policies: list[Policy] = []
     objects: dict[tuple[str, str, str], str] = {}
     for path, data in files:
-        loader = _File(path, objects)
+        loader = _File(path, objects, config_reader)
         policies += loader.load(data)
         found += loader.findings
     if any(finding.level == "error" for finding in found):
@@ -68,10 +76,11 @@ def _load(files: Sequence[tuple[str, bytes]], findings: Sequence[Finding]) -> Lo
 class _File:
     """One file; `objects` are the policy objects seen so far, in all files, with their places."""
 
-    def __init__(self, path: str, objects: dict[tuple[str, str, str], str]) -> None:
+    def __init__(self, path: str, objects: dict[tuple[str, str, str], str], config_reader: ConfigReader | None) -> None:
         self._report = Report(path)
         self._path = path
         self._objects = objects
+        self._config_reader = config_reader
         self._policies: list[Policy] = []
 
     @property
@@ -124,15 +133,23 @@ class _File:
     def _known_group(self, node: Node, group: str, number: str, kind: str) -> None:
         if (group, kind) in _KINDS_LATER:
             self._error(node, "kind", f"not supported yet: kind {kind}; allowed here: {_ALLOWED}")
-        elif (group, kind) not in _KINDS:
+        elif (group, kind) not in (*_KINDS, _CONFIG):
             self._error(node, "kind", f"unknown kind {shown(kind)} in {group}; allowed here: {_ALLOWED}")
         elif number != _GROUPS[group]:
             text = f"unknown version {shown(number)} of {group}; allowed here: {_ALLOWED}"
             self._error(node, "apiVersion", text)
+        elif (group, kind) == _CONFIG:
+            self._config(node)
         else:
             policies = read_policy(self._report, node, kind)
             self._remember(node, policies)
             self._policies += policies
+
+    def _config(self, node: Node) -> None:
+        if self._config_reader is None:
+            self._report.notice(node, "skipped: RacecarConfig is read by --config")
+        else:
+            self._config_reader(self._report, node)
 
     def _remember(self, node: Node, policies: Sequence[Policy]) -> None:
         """Rules are known by kind, namespace and name: two objects of one name would be one in a cluster."""
