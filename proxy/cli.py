@@ -7,12 +7,20 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from racecar.policy.document import Node
+    from racecar.policy.fields import Report
+    from racecar.policy.model import Direction, Policy
+    from racecar.policy.tables import CompiledWorkload
+    from racecar.proxy.config import Configuration
 
 EXEC_FAILED = 125
 USAGE_FAILED = 2
 INTERRUPTED = 130
 MAX_DRAIN_S = 3600.0
+MAX_WORKERS = 256
 _LABEL_KEY = re.compile(r"[A-Za-z0-9._/:-]+")
 
 
@@ -80,6 +88,13 @@ def seconds_from(text: str) -> float:
     return seconds
 
 
+def workers_from(text: str) -> int:
+    """Raises argparse.ArgumentTypeError."""
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:5]) <= MAX_WORKERS):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of processes from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
 def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     """The parser, and the parser of each command: its usage errors have its own exit code."""
     parser = _Parser(prog="racecar", description="Enforce least-privilege policy on API calls.")
@@ -98,17 +113,12 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
 
     commands.add_parser("demo", help="run the demonstration on embedded services")
 
-    serve = commands.add_parser("run", help="serve as a proxy for one upstream")
-    _add_common_arguments(serve, drain_timeout_s=20.0)
-    serve.add_argument("--no-bpf", action="store_true", help="without the kernel: a plain reverse proxy")
-    serve.add_argument("--listen", required=True, metavar="HOST:PORT", help="where to serve")
-    serve.add_argument("--upstream", required=True, metavar="HOST:PORT", help="where to connect to")
-    serve.add_argument(
-        "--direction",
-        choices=("egress", "ingress"),
-        default="egress",
-        help="whose calls are judged: those of the workload to the upstream, or those of others to the workload",
+    serve = commands.add_parser(
+        "run",
+        help="serve as a proxy for one upstream",
+        usage="racecar run --no-bpf --listen HOST:PORT --upstream HOST:PORT --policy FILE [options]",
     )
+    _add_run_arguments(serve)
 
     commands._parser_class = _ExecParser
     run = commands.add_parser(
@@ -126,6 +136,7 @@ def _add_common_arguments(command: argparse.ArgumentParser, *, drain_timeout_s: 
     command.add_argument("--namespace", default="default", help="its namespace (default: %(default)s)")
     command.add_argument("--cluster", default="default", help="its cluster (default: %(default)s)")
     command.add_argument("--instance", metavar="NAME", help="name of this racecar (default: one of its own)")
+    command.add_argument("--config", metavar="FILE", help="limits and timeouts: a RacecarConfig")
     command.add_argument("--audit", action="store_true", help="log what would be denied, and let it pass")
     command.add_argument("--access-log", metavar="FILE|-", help="write flows as JSON lines")
     command.add_argument(
@@ -139,6 +150,20 @@ def _add_common_arguments(command: argparse.ArgumentParser, *, drain_timeout_s: 
     command.add_argument("--strict", action="store_true", help="refuse to start where something is left open")
 
 
+def _add_run_arguments(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--no-bpf", action="store_true", help="without the kernel: a plain proxy, no privileges needed")
+    run.add_argument("--listen", required=True, metavar="HOST:PORT", help="where to serve; port 0 is a free one")
+    run.add_argument("--upstream", required=True, metavar="HOST:PORT", help="where to connect to")
+    run.add_argument(
+        "--direction",
+        choices=("egress", "ingress"),
+        default="egress",
+        help="what is judged: calls of the workload to the upstream (default), or calls of others to the workload",
+    )
+    run.add_argument("--workers", type=workers_from, default=1, metavar="N", help="processes (default: 1)")
+    _add_common_arguments(run, drain_timeout_s=20.0)
+
+
 def _add_exec_arguments(run: argparse.ArgumentParser) -> None:
     _add_common_arguments(run, drain_timeout_s=5.0)
     run.add_argument("--user", metavar="NAME", help="run as this user; his other processes are a way out")
@@ -146,10 +171,17 @@ def _add_exec_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="after --")
 
 
+def _read_config(report: "Report", node: "Node") -> None:
+    """Imported only where there is such a document: a configuration knows the proxy, a policy does not."""
+    from racecar.proxy.config import read_configuration
+
+    read_configuration(report, node)
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from racecar.policy.load import load_paths
 
-    loaded = load_paths(arguments.paths)
+    loaded = load_paths(arguments.paths, config_reader=_read_config)
     for finding in loaded.findings:
         _print(str(finding))
     return 0 if loaded.ok else 1
@@ -167,9 +199,8 @@ def _print(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _exec_failure(text: str) -> int:
-    _print(f"racecar: {text}")
-    return EXEC_FAILED
+class _Refused(Exception):  # noqa: N818  (an end, not a fault of ours)
+    """The command does not start. The text says why, and the way out."""
 
 
 def fill_standard_streams() -> None:
@@ -181,54 +212,90 @@ def fill_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
-def _exec(arguments: argparse.Namespace) -> int:
-    from racecar.policy.compile import PolicyConflictError, compile_workload
+def _policies(arguments: argparse.Namespace) -> "Sequence[Policy]":
+    """What `--policy` names. Raises _Refused."""
     from racecar.policy.load import load_paths
-
-    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
-    if not command or not command[0]:
-        return _exec_failure("no command: racecar exec --policy FILE -- CMD [ARG ...]")
-    if os.geteuid() != 0:
-        return _exec_failure("exec needs root: it loads BPF programs and gives the command a uid of its own (sudo)")
-    if arguments.keep_privileges and arguments.user:
-        return _exec_failure("--user and --keep-privileges exclude each other")
 
     loaded = load_paths(arguments.policy)
     for finding in loaded.findings:
         if finding.level == "error" or not loaded.ok:
             _print(str(finding))
     if not loaded.ok:
-        return _exec_failure("the policy does not load; nothing was started")
+        raise _Refused("the policy does not load; nothing was started")
+    return loaded.policies
+
+
+def _compiled(
+    arguments: argparse.Namespace, policies: "Sequence[Policy]", direction: "Direction"
+) -> "CompiledWorkload":
+    """The tables of the workload that the command line names, in one direction. Raises _Refused."""
+    from racecar.policy.compile import PolicyConflictError, compile_workload
+
     try:
-        compiled = compile_workload(
-            loaded.policies,
+        return compile_workload(
+            policies,
             namespace=arguments.namespace,
             cluster=arguments.cluster,
             labels=arguments.labels,
+            direction=direction,
             audit=arguments.audit,
         )
     except PolicyConflictError as conflict:
-        return _exec_failure(str(conflict))
-    if not compiled.selected and not arguments.allow_unselected:
-        shown = ",".join(f"{k}={v}" for k, v in arguments.labels.items()) or "none"
-        return _exec_failure(
-            f"no policy selects this command (labels: {shown}; namespace: {arguments.namespace}): nothing would be "
-            "enforced. Correct --labels or --namespace, or pass --allow-unselected"
+        raise _Refused(str(conflict)) from None
+
+
+def _must_be_selected(arguments: argparse.Namespace, compiled: "CompiledWorkload", hint: str) -> None:
+    """Raises _Refused if no policy selects the workload and nobody said that this is meant."""
+    if compiled.selected or (arguments.allow_unselected and not arguments.strict):
+        return
+    shown = ",".join(f"{key}={value}" for key, value in arguments.labels.items()) or "none"
+    raise _Refused(
+        f"no policy selects this {'command' if arguments.verb == 'exec' else 'workload'} for {compiled.direction} "
+        f"(labels: {shown}; namespace: {arguments.namespace}): nothing would be enforced. "
+        f"Correct --labels or --namespace{hint}, or pass --allow-unselected"
+        f"{' without --strict' if arguments.strict else ''}"
+    )
+
+
+def _configuration(arguments: argparse.Namespace) -> "Configuration":
+    """What `--config` names, or the defaults. Raises _Refused."""
+    from racecar.proxy.config import Configuration, load_configuration
+
+    if arguments.config is None:
+        return Configuration()
+    configuration, findings = load_configuration(arguments.config)
+    for finding in findings:
+        _print(str(finding))
+    if configuration is None:
+        raise _Refused("the configuration does not load; nothing was started")
+    return configuration
+
+
+def _label_texts(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(f"{key}={value}" for key, value in sorted(arguments.labels.items()))
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not command or not command[0]:
+        raise _Refused("no command: racecar exec --policy FILE -- CMD [ARG ...]")
+    if os.geteuid() != 0:
+        raise _Refused("exec needs root: it loads BPF programs and gives the command a uid of its own (sudo)")
+    if arguments.keep_privileges and arguments.user:
+        raise _Refused("--user and --keep-privileges exclude each other")
+
+    configuration = _configuration(arguments)
+    policies = _policies(arguments)
+    compiled = _compiled(arguments, policies, "egress")
+    incoming = _compiled(arguments, policies, "ingress")
+    if incoming.selected:
+        raise _Refused(
+            f"{', '.join(incoming.policies)} selects this command for ingress, which exec does not enforce yet. "
+            "Leave the ingress rules out of what exec loads, and put `racecar run --no-bpf --direction ingress` with "
+            "them in front of what the command serves"
         )
-    if arguments.keep_privileges:
-        if arguments.strict:
-            return _exec_failure("--strict: --keep-privileges leaves raw sockets and the programs themselves open")
-        _print(
-            "racecar: warning: --keep-privileges: the command may leave its cgroup, open packet sockets and detach "
-            "the programs; only trusted code may run so"
-        )
-    if arguments.user:
-        if arguments.strict:
-            return _exec_failure(f"--strict: other processes of {arguments.user} are a way out")
-        _print(
-            f"racecar: warning: --user {arguments.user}: other processes of that user (cron, systemd --user, tmux) "
-            "are not enforced and are a way out"
-        )
+    _must_be_selected(arguments, compiled, "")
+    _warn_of_ways_out(arguments)
 
     from racecar.proxy.session import ExecOptions, run
 
@@ -236,43 +303,50 @@ def _exec(arguments: argparse.Namespace) -> int:
         ExecOptions(
             command=tuple(command),
             compiled=compiled,
-            labels=tuple(f"{key}={value}" for key, value in sorted(arguments.labels.items())),
+            labels=_label_texts(arguments),
             namespace=arguments.namespace,
             instance=arguments.instance,
             user=arguments.user,
             keep_privileges=arguments.keep_privileges,
-            audit=compiled.audit,
             access_log=arguments.access_log,
             drain_timeout_s=arguments.drain_timeout,
+            edge=configuration.edge,
+            http=configuration.http,
         )
     )
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from racecar.policy.compile import PolicyConflictError, compile_workload
-    from racecar.policy.load import load_paths
-
-    if not arguments.no_bpf:
-        _print("racecar: run needs --no-bpf for now: it serves as a plain reverse proxy; `racecar exec` enforces")
-        return USAGE_FAILED
-    loaded = load_paths(arguments.policy)
-    for finding in loaded.findings:
-        if finding.level == "error" or not loaded.ok:
-            _print(str(finding))
-    if not loaded.ok:
-        _print("racecar: the policy does not load; nothing was started")
-        return USAGE_FAILED
-    try:
-        compiled = compile_workload(
-            loaded.policies,
-            namespace=arguments.namespace,
-            cluster=arguments.cluster,
-            labels=arguments.labels,
-            audit=arguments.audit,
+def _warn_of_ways_out(arguments: argparse.Namespace) -> None:
+    """Raises _Refused with --strict."""
+    if arguments.keep_privileges:
+        if arguments.strict:
+            raise _Refused("--strict: --keep-privileges leaves raw sockets and the programs themselves open")
+        _print(
+            "racecar: warning: --keep-privileges: the command may leave its cgroup, open packet sockets and detach "
+            "the programs; only trusted code may run so"
         )
-    except PolicyConflictError as conflict:
-        _print(f"racecar: {conflict}")
-        return USAGE_FAILED
+    if arguments.user:
+        if arguments.strict:
+            raise _Refused(f"--strict: other processes of {arguments.user} are a way out")
+        _print(
+            f"racecar: warning: --user {arguments.user}: other processes of that user (cron, systemd --user, tmux) "
+            "are not enforced and are a way out"
+        )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not arguments.no_bpf:
+        raise _Refused(
+            "run needs --no-bpf for now: it serves as a plain proxy for one upstream, and only what is sent to it is "
+            "judged. `racecar exec` puts a command under policy"
+        )
+    configuration = _configuration(arguments)
+    policies = _policies(arguments)
+    compiled = _compiled(arguments, policies, arguments.direction)
+    other = "ingress" if arguments.direction == "egress" else "egress"
+    _must_be_selected(arguments, compiled, f", or --direction ({other} is the other one)")
+    if arguments.strict and compiled.audit:
+        raise _Refused("--strict: in audit mode what the rules deny passes")
 
     from racecar.proxy.run import RunOptions, run
 
@@ -281,12 +355,14 @@ def _run(arguments: argparse.Namespace) -> int:
             listen=arguments.listen,
             upstream=arguments.upstream,
             compiled=compiled,
-            is_ingress=arguments.direction == "ingress",
-            labels=tuple(f"{key}={value}" for key, value in sorted(arguments.labels.items())),
+            labels=_label_texts(arguments),
             namespace=arguments.namespace,
-            audit=compiled.audit,
+            instance=arguments.instance,
             access_log=arguments.access_log,
+            workers=arguments.workers,
             drain_timeout_s=arguments.drain_timeout,
+            edge=configuration.edge,
+            http=configuration.http,
         )
     )
 
@@ -316,6 +392,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verbs[parsed.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return COMMANDS[parsed.verb](parsed)
+    except _Refused as refused:
+        _print(f"racecar: {refused}")
+        return EXEC_FAILED if parsed.verb == "exec" else USAGE_FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as failed:

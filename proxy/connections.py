@@ -30,6 +30,11 @@ AUDIT_FLAG = 1  # RC_CONN_AUDIT: the rules deny it, audit mode lets it pass
 logger = logging.getLogger(__name__)
 
 
+def denial_of(record: ConnectionRecord) -> Reason:
+    """Why L4 rules deny a connection."""
+    return Reason.DENY_RULE if record.rule else Reason.DEFAULT_DENY
+
+
 class Host(Protocol):
     """What a connection needs of its server."""
 
@@ -215,10 +220,11 @@ class Connection:
 
     def _entry(self) -> ConnectionEntry:
         record = self.record
+        is_audited = record.flags & AUDIT_FLAG
         return ConnectionEntry(
             record=record,
-            verdict=Verdict.AUDIT if record.flags & AUDIT_FLAG else Verdict.FORWARDED,
-            reason=self.reason,
+            verdict=Verdict.AUDIT if is_audited else Verdict.FORWARDED,
+            reason=self.reason or (denial_of(record) if is_audited else Reason.NONE),
             rule=record.rule,
             kind=self.kind,
             dialled=(record.address, record.port),

@@ -8,11 +8,13 @@ from racecar.proxy.core.http1_types import Judge
 class Layer:
     """One rule set, as the server asks for it. The same object as long as the policy stands."""
 
-    def __init__(self, compiled: CompiledWorkload, number: int, *, audit: bool) -> None:
+    def __init__(self, compiled: CompiledWorkload, number: int) -> None:
         ruleset = compiled.rulesets[number]
         self.kind: str = ruleset.kind
         self.matcher: Judge | None = HttpMatcher(ruleset) if ruleset.kind == "http" else None
-        self.audit = audit
+        self.audit = compiled.audit
+        self.tls_rule = ruleset.tls
+        self.tells_rules = compiled.direction == "egress"  # on ingress it would tell strangers
         self._rules = compiled.rules
         self._default = f"default deny ({', '.join(compiled.policies)})"
 
@@ -27,15 +29,17 @@ class RelayLayer:
     kind = "tcp"
     matcher = None
     audit = False
+    tls_rule = 0
+    tells_rules = True
 
     def rule_name(self, _rule: int) -> str:
         return ""
 
 
-def layers_of(compiled: CompiledWorkload, *, audit: bool) -> dict[int, Layer]:
+def layers_of(compiled: CompiledWorkload) -> dict[int, Layer]:
     """A layer per rule set that has a kind."""
     return {
-        number: Layer(compiled, number, audit=audit)
+        number: Layer(compiled, number)
         for number, ruleset in enumerate(compiled.rulesets)
         if ruleset.kind != "none"
     }

@@ -18,7 +18,7 @@ from ipaddress import IPv6Address
 from typing import Any, Protocol
 
 from racecar.policy.reasons import Reason
-from racecar.proxy.connections import Connection, TcpConnection
+from racecar.proxy.connections import Connection, TcpConnection, denial_of
 from racecar.proxy.core.http1_context import HttpContext
 from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, Judge, Verdict
 from racecar.proxy.edge import LINGER_RESET, Edge, Owner, RawSocket
@@ -61,6 +61,10 @@ class LayerPolicy(Protocol):
     def matcher(self) -> Judge | None: ...  # for http
     @property
     def audit(self) -> bool: ...  # what the rules deny passes, and is logged
+    @property
+    def tls_rule(self) -> int: ...  # number of the rule that passes TLS through unread, 0 for none
+    @property
+    def tells_rules(self) -> bool: ...  # a denied caller learns which rule or default it was
     def rule_name(self, rule: int, /) -> str: ...  # for the text of a denial; of rule 0 too
 
 
@@ -153,13 +157,20 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied, timeout_s)
             self._emptied = None
-        return self._abort_all()
+        return self.abort_all()
+
+    def abort_all(self) -> int:
+        """Reset every connection; how many there were."""
+        left = list(self.connections)
+        for connection in left:
+            self.edge.guard(connection, partial(connection.abort, Reason.DRAINED))
+        return len(left)
 
     def close(self) -> None:
         """Reset what is left and give every descriptor back."""
         self._draining = True
         self._stop_listening()
-        self._abort_all()
+        self.abort_all()
         if self._tick is not None:
             self._tick.cancel()
         self._loop.remove_reader(self.edge.fileno())
@@ -249,7 +260,7 @@ class Server:
             self._refuse(sock, None, Reason.NO_RECORD, peer)
             return
         if record.state is ConnectionState.REFUSED:
-            self._refuse(sock, record, Reason.DENY_RULE if record.rule else Reason.DEFAULT_DENY, peer)
+            self._refuse(sock, record, denial_of(record), peer)
             return
         if not self._has_room():
             self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT, peer)
@@ -391,12 +402,6 @@ class Server:
             self.edge.guard(connection, partial(connection.expired, now))
         if self.wheel:
             self.arm()
-
-    def _abort_all(self) -> int:
-        left = list(self.connections)
-        for connection in left:
-            self.edge.guard(connection, partial(connection.abort, Reason.DRAINED))
-        return len(left)
 
     def _has_room(self) -> bool:
         """True if two more descriptors stay clear of the head-room."""

@@ -12,11 +12,9 @@ import secrets
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.channel import Channel, ChannelClosed
@@ -25,6 +23,7 @@ from racecar.proxy.flows import FlowSource, FlowWriter, denial_of_event
 from racecar.proxy.journal import DENIALS_PER_SECOND
 from racecar.proxy.layers import layers_of
 from racecar.proxy.limits import EdgeConfig
+from racecar.proxy.processes import RESTART_WINDOW_S, Deaths, caught
 from racecar.proxy.say import Rate, say
 from racecar.proxy.sink import LineSink, open_log
 from racecar.proxy.worker import LAST_LINES_S, WorkerPlan, start_worker
@@ -40,8 +39,6 @@ from racecar.redirect.uids import NoFreeUid, free_uids
 FAILED = 125
 WORKLOAD = 0
 POLICY = 1
-MAX_RESTARTS = 5  # of the proxy within RESTART_WINDOW_S; then the command is ended
-RESTART_WINDOW_S = 10.0
 FORWARDED_SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -69,7 +66,6 @@ class ExecOptions:
     instance: str | None = None
     user: str | None = None
     keep_privileges: bool = False
-    audit: bool = False
     access_log: str | None = None
     drain_timeout_s: float = 5.0
     edge: EdgeConfig = field(default_factory=EdgeConfig)
@@ -104,7 +100,7 @@ class _Session:
         self.name = options.instance if options.instance is not None else f"exec-{os.getpid()}-{secrets.token_hex(3)}"
         self.worker_pid = 0
         self.channel: Channel | None = None
-        self.restarts: list[float] = []
+        self.deaths = Deaths()
         self.launched: Launched | None = None
         self.is_gone = False  # the guardian removed everything: another instance may have the name by now
         self.pty: PtyRelay | None = None
@@ -117,7 +113,7 @@ class _Session:
 
     def run(self) -> int:
         options = self.options
-        signals = self.stack.enter_context(_caught(self.signals))
+        signals = self.stack.enter_context(caught(self.signals, FORWARDED_SIGNALS))
         for swept in registry.sweep():
             say(f"removed what instance {swept} left behind")
         base = cgroups.own_cgroup() / f"racecar.{self.name}"
@@ -144,7 +140,7 @@ class _Session:
             gid=lease.uids[1],
             cgroup=proxy.path,
             source=source,
-            layers=layers_of(options.compiled, audit=options.audit),
+            layers=layers_of(options.compiled),
             log_fd=log_fd,
             edge=options.edge,
             http=options.http,
@@ -168,7 +164,7 @@ class _Session:
             options.compiled.peers,
             options.compiled.ports,
             enforce_egress=options.compiled.selected,
-            audit=options.audit,
+            audit=options.compiled.audit,
         )
         ring = self.ring = RingBuffer(self.instance.map_fd("events"))
         self.stack.callback(ring.close)
@@ -265,10 +261,8 @@ class _Session:
         while True:
             self._reap_worker()
             now = time.monotonic()
-            self.restarts = [at for at in self.restarts if now - at < RESTART_WINDOW_S]
-            self.restarts.append(now)
-            if len(self.restarts) > MAX_RESTARTS:
-                raise SessionError(f"the proxy died {len(self.restarts)} times in {RESTART_WINDOW_S:g} s; giving up")
+            if not self.deaths.may_restart(now):
+                raise SessionError(f"the proxy died {self.deaths}; giving up")
             say("the proxy died and is started again; its connections were reset", raw=self._is_raw)
             try:
                 _ports, listeners = self._start_worker()
@@ -453,28 +447,6 @@ class _Session:
     def _tell(self, text: str) -> None:
         if self.denials.take():
             say(text, raw=self._is_raw)
-
-
-@contextmanager
-def _caught(received: list[int]) -> Iterator[int]:
-    """Collect the signals to forward; a descriptor that is readable when there are some."""
-    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-
-    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
-    for forwarded in FORWARDED_SIGNALS:
-        before[forwarded] = signal.signal(forwarded, note)
-    wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    try:
-        yield read
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(read)
-        os.close(write)
 
 
 def _remove_cgroups(base: Path) -> None:

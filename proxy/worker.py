@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -27,6 +26,7 @@ from racecar.proxy.flows import FlowSource, FlowWriter
 from racecar.proxy.journal import Journal
 from racecar.proxy.layers import Layer
 from racecar.proxy.limits import EdgeConfig
+from racecar.proxy.processes import take_all_descriptors
 from racecar.proxy.server import Server, bequeath
 from racecar.proxy.sink import LineSink
 from racecar.redirect.abi import ConnectionRecord
@@ -99,9 +99,7 @@ def _confine(plan: WorkerPlan, channel: Channel) -> list[socket.socket]:
     _close_all_but(keep)
     (plan.cgroup / "cgroup.procs").write_text("0")
     listeners = _listen()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    take_all_descriptors()
     os.chdir("/")
     os.umask(0o077)
     os.setgroups([])

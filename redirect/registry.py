@@ -9,7 +9,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +17,10 @@ from pathlib import Path
 
 from racecar.redirect.cgroups import kill_all, remove_tree, wait_empty
 from racecar.redirect.instance import pin_root, remove_pins
+from racecar.redirect.names import RESERVED, check_name
 
 RUN_DIRECTORY = Path("/run/racecar")
 LAYOUT = 1  # of pins and state; another number is left alone and named
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_RESERVED = ("uids", "lock")
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +40,7 @@ class Registration:
 
     def __init__(self, name: str, state: State) -> None:
         """Raises ValueError for a bad name, FileExistsError if a living instance has it."""
-        if not _NAME.fullmatch(name) or name in _RESERVED:
-            raise ValueError(f"instance name {name!r}: lower-case letters, digits, '.', '_', '-', at most 63")
+        check_name(name)
         self.name = name
         self.directory = RUN_DIRECTORY / name
         _make_private(RUN_DIRECTORY)
@@ -86,7 +83,7 @@ def names() -> list[str]:
     found = set()
     for root in (RUN_DIRECTORY, pin_root()):
         try:
-            found |= {entry.name for entry in root.iterdir() if entry.is_dir() and entry.name not in _RESERVED}
+            found |= {entry.name for entry in root.iterdir() if entry.is_dir() and entry.name not in RESERVED}
         except (FileNotFoundError, PermissionError):
             continue
     return sorted(found)

@@ -30,6 +30,8 @@ class Policy:
     kind: str = "tcp"
     matcher: Any = None
     audit: bool = False
+    tls_rule: int = 0
+    tells_rules: bool = True
 
     def rule_name(self, rule: int) -> str:
         return f"default/test rule {rule}" if rule else "default deny"

@@ -249,8 +249,8 @@ def as_root() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--labels", "app=other"], "no policy selects this command (labels: app=other; namespace: default)"),
-        ([], "no policy selects this command (labels: none; namespace: default)"),
+        (["--labels", "app=other"], "no policy selects this command for egress (labels: app=other; namespace: default)"),
+        ([], "no policy selects this command for egress (labels: none; namespace: default)"),
         ([*SELECTED, "--namespace", "other"], "namespace: other"),
         ([*SELECTED, "--user", "nobody", "--keep-privileges"], "exclude each other"),
         ([*SELECTED, "--strict", "--keep-privileges"], "--strict"),

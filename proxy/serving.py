@@ -1,0 +1,133 @@
+"""One process of plain mode, from its listener to its last line in the log."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from racecar.policy.tables import CompiledWorkload
+from racecar.proxy.core.http1_types import HttpConfig
+from racecar.proxy.flows import FlowSource, FlowWriter
+from racecar.proxy.journal import Journal
+from racecar.proxy.layers import RelayLayer, layers_of
+from racecar.proxy.limits import EdgeConfig
+from racecar.proxy.places import Place
+from racecar.proxy.plain import PlainRecords
+from racecar.proxy.say import say
+from racecar.proxy.server import LayerPolicy, Server
+from racecar.proxy.sink import LineSink
+from racecar.redirect.netlink import RouteWatch
+
+LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What one process serves, and how."""
+
+    compiled: CompiledWorkload
+    upstream: Place
+    source: FlowSource
+    log_fd: int | None
+    drain_timeout_s: float
+    edge: EdgeConfig
+    http: HttpConfig
+
+
+class Stop:
+    """Asked for once: drain. Asked for again: end at once."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._urged = asyncio.Event()
+
+    def ask(self) -> None:
+        self._asked.set()
+
+    def urge(self) -> None:
+        self._asked.set()
+        self._urged.set()
+
+    def ask_or_urge(self) -> None:
+        """What a signal from the user means."""
+        if self._asked.is_set():
+            self.urge()
+        else:
+            self.ask()
+
+    async def wait(self) -> None:
+        await self._asked.wait()
+
+    async def wait_urged(self) -> None:
+        await self._urged.wait()
+
+
+async def serve(service: Service, listener: socket.socket, ready: Callable[[Stop], None]) -> None:
+    """Serve until what `ready` was given is asked to stop; it is called once connections are accepted."""
+    loop = asyncio.get_running_loop()
+    layers = layers_of(service.compiled)
+    relay = RelayLayer()
+
+    def policy_for(_workload: int, ruleset: int) -> LayerPolicy | None:
+        return layers.get(ruleset) if ruleset else relay
+
+    with contextlib.ExitStack() as stack:
+        watch = RouteWatch()  # before the first look at the addresses: no change is missed
+        stack.callback(watch.close)
+        records = PlainRecords(service.compiled, service.upstream)
+        loop.add_reader(watch.fileno(), _renew, watch, records)
+        stack.callback(loop.remove_reader, watch.fileno())
+        sink = None if service.log_fd is None else LineSink(service.log_fd)
+        journal = Journal(loop, FlowWriter(service.source, lambda _pid, _start: None), sink, layers, say)
+        server = Server(
+            loop,
+            service.edge,
+            resolve=records.resolve,
+            policy_for=policy_for,
+            log=journal.log,
+            source_of=records.source_of,
+            http_config=service.http,
+        )
+        stack.callback(_tell_losses, journal)
+        stack.callback(server.close)
+        server.listen(listener)
+        stop = Stop()
+        ready(stop)
+        await stop.wait()
+        await _drain(server, stop, service.drain_timeout_s)
+
+
+def _renew(watch: RouteWatch, records: PlainRecords) -> None:
+    """Addresses or routes have changed."""
+    watch.drain()
+    try:
+        records.renew()
+    except OSError as failed:
+        logger.error("cannot ask for the host's own addresses, those known before stay in force: %s", failed)
+
+
+async def _drain(server: Server, stop: Stop, timeout_s: float) -> None:
+    draining = asyncio.ensure_future(server.drain(timeout_s))
+    urged = asyncio.ensure_future(stop.wait_urged())
+    await asyncio.wait((draining, urged), return_when=asyncio.FIRST_COMPLETED)
+    cut = draining.result() if draining.done() else server.abort_all()
+    if cut:
+        say(f"{cut} connection{'s were' if cut > 1 else ' was'} reset: still open when time was up")
+    await draining
+    urged.cancel()
+
+
+def _tell_losses(journal: Journal) -> None:
+    if lost := journal.finish(LAST_LINES_S):
+        say(f"the access log is incomplete: {lost} lines were dropped, its reader or its disk was too slow or full")
+
+
+def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """Have `stop` called for each SIGTERM and SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
