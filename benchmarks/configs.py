@@ -91,7 +91,6 @@ http {{
     keepalive_requests {MANY * 1000};
     keepalive_timeout 600s;
     sendfile on;
-    tcp_nopush on;
     tcp_nodelay on;
     open_file_cache max=16 inactive=600s;
     open_file_cache_valid 600s;

@@ -11,11 +11,11 @@ from benchmarks.scenarios import Scenario
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "load.lua"
-OPENLOOP_SOURCE = HERE / "openloop.c"
+CLIENT_SOURCE = HERE / "client.c"
 MAX_HEAD_BYTES = 1024  # of an answer, by far
 OVERTIME_S = 30.0
 WRK_ERRORS = ("connect", "read", "write", "status", "timeout")
-OPENLOOP_ERRORS = ("wrong", "broken", "missing")
+CLIENT_ERRORS = ("wrong", "broken", "missing")
 
 
 class LoadError(Exception):
@@ -47,17 +47,16 @@ def wrk_command(scenario: Scenario, port: int, *, seconds: int, run: int) -> lis
     return [*command, "--", "fresh", str(run)] if scenario.fresh else command
 
 
-def openloop_command(
-    program: Path, scenario: Scenario, port: int, *, rate: float, seconds: float, target: str | None = None
-) -> list[str]:
-    arguments = (target or scenario.target, f"{rate:.0f}", f"{seconds:g}", str(scenario.connections))
+def client_command(program: Path, scenario: Scenario, port: int, *, rate: float, seconds: float) -> list[str]:
+    """`rate` 0: as fast as the answers come."""
+    arguments = (scenario.target, f"{rate:.0f}", f"{seconds:g}", str(scenario.connections))
     return [str(program), "127.0.0.1", str(port), *arguments, str(scenario.body_bytes)]
 
 
-def compile_openloop(folder: Path) -> Path:
-    """The open-loop generator, compiled into `folder`. Raises LoadError."""
-    program = folder / "openloop"
-    run_text(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(OPENLOOP_SOURCE)], OVERTIME_S)
+def compile_client(folder: Path) -> Path:
+    """Our own client, compiled into `folder`. Raises LoadError."""
+    program = folder / "client"
+    run_text(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(CLIENT_SOURCE)], OVERTIME_S)
     return program
 
 
@@ -103,13 +102,13 @@ def _volume_problems(requests: int, read: int, scenario: Scenario) -> list[str]:
     return [f"{read} bytes for {requests} answers of {scenario.body_bytes} bytes each"]
 
 
-def parse_openloop(text: str) -> Load:
-    """The line of openloop. Raises LoadError."""
+def parse_client(text: str) -> Load:
+    """The line of client.c. Raises LoadError."""
     try:
         told = json.loads(text)
         latency, late = told["latency_us"], told["late_us"]
         notes = {"p999_us": latency["p999"], "max_us": latency["max"], "late_p99_us": late["p99"]}
-        problems = tuple(f"{told[name]} {name} answers" for name in OPENLOOP_ERRORS if told[name])
+        problems = tuple(f"{told[name]} {name} answers" for name in CLIENT_ERRORS if told[name])
         return Load(told["requests"], told["seconds"], latency["p50"], latency["p99"], notes, problems)
     except (ValueError, KeyError, TypeError) as wrong:
-        raise LoadError(f"openloop printed no result ({wrong}): {text.strip()[-500:]}") from None
+        raise LoadError(f"the client printed no result ({wrong}): {text.strip()[-500:]}") from None

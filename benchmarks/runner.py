@@ -16,9 +16,9 @@ from benchmarks.load import (
     OVERTIME_S,
     Load,
     LoadError,
-    compile_openloop,
-    openloop_command,
-    parse_openloop,
+    client_command,
+    compile_client,
+    parse_client,
     parse_wrk,
     run_text,
     wrk_command,
@@ -84,6 +84,7 @@ class _Bench:
         self._tell = tell
         self._run = 0
         self._envoy_rate = 0.0
+        self._client: Path | None = None
         self._logs = {name: LogReader(log) for name, server in sides.items() if (log := server.access_log)}
 
     def results(self) -> Iterator[Result]:
@@ -119,7 +120,7 @@ class _Bench:
         before = self._clocks()
         text = run_text(command, self._options.seconds + OVERTIME_S)
         after = self._clocks()
-        load = parse_openloop(text) if scenario.kind is Kind.LATENCY else parse_wrk(text, scenario)
+        load = parse_client(text) if scenario.own_client else parse_wrk(text, scenario)
         log.wait_for(load.requests)
         problems += [*load.problems, *log_problems(log, load.requests, scenario), *self._deaths()]
         measured = _measured(scenario, side, load, before, after)
@@ -128,13 +129,12 @@ class _Bench:
         return found
 
     def _command(self, scenario: Scenario, server: Server) -> list[str]:
-        if scenario.kind is not Kind.LATENCY:
+        if not scenario.own_client:
             return wrk_command(scenario, server.port, seconds=self._options.seconds, run=self._run)
-        program = self._folder / "openloop"
-        if not program.exists():
-            compile_openloop(self._folder)
-        rate = HALF * self._maximum_of_envoy()
-        return openloop_command(program, scenario, server.port, rate=rate, seconds=self._options.seconds)
+        if self._client is None:
+            self._client = compile_client(self._folder)
+        rate = HALF * self._maximum_of_envoy() if scenario.kind is Kind.LATENCY else 0
+        return client_command(self._client, scenario, server.port, rate=rate, seconds=self._options.seconds)
 
     def _maximum_of_envoy(self) -> float:
         """From the keep-alive rounds of this run; without them from a round of its own."""

@@ -31,6 +31,7 @@ class Scenario:
     connections: int = 32
     fresh: bool = False
     close: bool = False
+    own_client: bool = False  # client.c instead of wrk
 
 
 SCENARIOS = (
@@ -38,9 +39,17 @@ SCENARIOS = (
     Scenario("fresh", "heads never seen before (path, trace id), 32 connections", floor=1.3, fresh=True),
     Scenario("10k", "10 KB bodies, 32 connections", floor=2.0, target="/files/10k.bin", body_bytes=BODIES["10k"]),
     Scenario(
-        "1m", "1 MB bodies, 16 connections", floor=2.0, target="/files/1m.bin", body_bytes=BODIES["1m"], connections=16
+        "1m",
+        "1 MB bodies, 16 connections",
+        floor=2.0,
+        target="/files/1m.bin",
+        body_bytes=BODIES["1m"],
+        connections=16,
+        own_client=True,
     ),
-    Scenario("latency", "p99 at half of Envoy's maximum rate, 32 connections", Kind.LATENCY, floor=1.0),
+    Scenario(
+        "latency", "p99 at half of Envoy's maximum rate, 32 connections", Kind.LATENCY, floor=1.0, own_client=True
+    ),
     Scenario("close", "new connection per request, 32 at a time", floor=1.0, goal=1.2, close=True),
     Scenario("memory", "memory of all processes, idle", Kind.MEMORY, limit=40.0),
 )

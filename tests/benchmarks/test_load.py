@@ -15,9 +15,9 @@ from benchmarks.checks import FRESH_PATH
 from benchmarks.load import (
     SCRIPT,
     LoadError,
-    compile_openloop,
-    openloop_command,
-    parse_openloop,
+    client_command,
+    compile_client,
+    parse_client,
     parse_wrk,
     run_text,
     wrk_command,
@@ -78,30 +78,30 @@ def test_the_command_says_what_the_scenario_is() -> None:
     assert {"-c16", "-d3s"} < set(wrk_command(BIG, 81, seconds=3, run=7))
 
 
-# --- openloop --------------------------------------------------------------------------------------------------------
+# --- Our own client --------------------------------------------------------------------------------------------------
 
 
-def openloop_line(**changes: Any) -> str:
+def client_line(**changes: Any) -> str:
     told = {"planned": 500, "requests": 500, "wrong": 0, "broken": 0, "missing": 0, "seconds": 1.0}
     latency = {"p50": 50.0, "p90": 80.0, "p99": 120.5, "p999": 900.0, "max": 1000.0}
     return json.dumps(told | {"latency_us": latency, "late_us": {"p50": 1.0, "p99": 9.0}} | changes)
 
 
-def test_a_round_of_openloop_is_read() -> None:
-    load = parse_openloop(openloop_line())
+def test_a_round_of_the_client_is_read() -> None:
+    load = parse_client(client_line())
     assert (load.requests, load.p50_us, load.p99_us, load.problems) == (500, 50.0, 120.5, ())
     assert load.notes == {"p999_us": 900.0, "max_us": 1000.0, "late_p99_us": 9.0}
 
 
 @pytest.mark.parametrize("name", ["wrong", "broken", "missing"])
-def test_every_answer_that_openloop_misses_is_a_problem(name: str) -> None:
-    assert parse_openloop(openloop_line(**{name: 2})).problems == (f"2 {name} answers",)
+def test_every_answer_that_the_client_misses_is_a_problem(name: str) -> None:
+    assert parse_client(client_line(**{name: 2})).problems == (f"2 {name} answers",)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]"])
-def test_openloop_without_its_result_is_an_error(text: str) -> None:
-    with pytest.raises(LoadError, match="openloop printed no result"):
-        parse_openloop(text)
+def test_the_client_without_its_result_is_an_error(text: str) -> None:
+    with pytest.raises(LoadError, match="the client printed no result"):
+        parse_client(text)
 
 
 def test_a_generator_that_fails_is_an_error() -> None:
@@ -156,25 +156,34 @@ def serving(origin: Origin) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def openloop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_openloop(tmp_path_factory.mktemp("openloop"))
+def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_client(tmp_path_factory.mktemp("client"))
 
 
-def offered(openloop: Path, origin: Origin, *, rate: float = 500, seconds: float = 0.4) -> dict[str, Any]:
+def offered(client: Path, origin: Origin, *, rate: float = 500, seconds: float = 0.4) -> dict[str, Any]:
     with serving(origin) as port:
-        told = json.loads(run_text(openloop_command(openloop, SMALL, port, rate=rate, seconds=seconds), 20))
+        told = json.loads(run_text(client_command(client, SMALL, port, rate=rate, seconds=seconds), 20))
         assert isinstance(told, dict)
         return told
 
 
 @pytest.mark.slow
-def test_openloop_offers_what_was_asked_for(openloop: Path) -> None:
+def test_the_client_offers_what_was_asked_for(client: Path) -> None:
     origin = Origin(ANSWER)
-    told = offered(openloop, origin)
+    told = offered(client, origin)
     assert len(origin.heads) == told["requests"] == told["planned"] == 200
     assert (told["wrong"], told["broken"], told["missing"]) == (0, 0, 0)
     assert 0.39 < told["seconds"] < 5
     assert 0 < told["latency_us"]["p50"] <= told["latency_us"]["p99"] <= told["latency_us"]["max"]
+
+
+@pytest.mark.slow
+def test_without_a_rate_the_client_asks_as_fast_as_it_is_answered(client: Path) -> None:
+    origin = Origin(ANSWER)
+    told = offered(client, origin, rate=0, seconds=0.2)
+    assert len(origin.heads) == told["requests"] == told["planned"] > 200
+    assert (told["wrong"], told["broken"], told["missing"]) == (0, 0, 0)
+    assert 0.19 < told["seconds"] < 5
 
 
 @pytest.mark.slow
@@ -186,14 +195,14 @@ def test_openloop_offers_what_was_asked_for(openloop: Path) -> None:
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 9000, "missing"),
     ],
 )
-def test_openloop_counts_wrong_answers(openloop: Path, answer: bytes, counter: str) -> None:
-    assert offered(openloop, Origin(answer))[counter] == 200
+def test_the_client_counts_wrong_answers(client: Path, answer: bytes, counter: str) -> None:
+    assert offered(client, Origin(answer))[counter] == 200
 
 
 @pytest.mark.slow
-def test_a_stall_of_the_server_is_in_the_latency_of_all_that_were_due_meanwhile(openloop: Path) -> None:
+def test_a_stall_of_the_server_is_in_the_latency_of_all_that_were_due_meanwhile(client: Path) -> None:
     """200 ms in which 100 of 400 requests were due: a client that waits for answers would see 32 slow ones."""
-    told = offered(openloop, Origin(ANSWER, stall_at=50), seconds=0.8)
+    told = offered(client, Origin(ANSWER, stall_at=50), seconds=0.8)
     assert told["requests"] == 400
     assert told["latency_us"]["max"] > 190_000
     assert told["latency_us"]["p90"] > 100_000

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * openloop HOST PORT TARGET RATE SECONDS CONNECTIONS BODY_BYTES
+ * client HOST PORT TARGET RATE SECONDS CONNECTIONS BODY_BYTES
  *
  * Offers requests at a fixed rate, whatever the server does: request number i is due at start + i / RATE, and its
  * latency counts from then. One that is due while every connection waits for an answer is sent as soon as one is free,
  * and the wait is part of its latency: a server that stalls cannot make its own stall vanish from the figures, as it
  * can with a client that waits for an answer before it looks at the clock (coordinated omission).
  *
- * Prints one line of JSON. "late" is how long after a request was due a free connection was given it: the generator's
- * own part in the figures. Exits 1 when it cannot do its work; wrong and missing answers are counted, not fatal.
+ * With RATE 0 each connection asks again as soon as it is answered. That is for large bodies, which wrk reads 8 KB at
+ * a time: it takes more of the machine than the proxies then, and a comparison would compare wrk with itself.
+ *
+ * Prints one line of JSON. "late" is how long after a request was due a free connection was given it: the client's own
+ * part in the figures. Exits 1 when it cannot do its work; wrong and missing answers are counted, not fatal.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -29,7 +32,8 @@
 
 #define SECOND 1000000000LL
 #define MAX_CONNECTIONS 1024
-#define READ_BYTES 65536
+#define READ_BYTES (256 * 1024)
+#define MAX_RATE 100000		/* without a rate of our own: so much memory is for latencies */
 #define HEAD_BYTES 8192
 #define LAST_ANSWERS (5 * SECOND)
 
@@ -90,10 +94,10 @@ static void open_connection(struct connection *c, const struct sockaddr_in *addr
 
 	c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (c->fd < 0 || connect(c->fd, (const struct sockaddr *)address, sizeof(*address)))
-		fail("openloop: connect");
+		fail("client: connect");
 	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event))
-		fail("openloop: epoll_ctl");
+		fail("client: epoll_ctl");
 	alive++;
 	set_free(c);
 }
@@ -236,25 +240,27 @@ int main(int argc, char **argv)
 	struct itimerspec timer = {0};
 	struct epoll_event events[64];
 	double rate, seconds;
+	bool is_open;
 	long planned, sent = 0;
 	int count, tick;
-	int64_t interval, start, last_free;
+	int64_t interval, start, end, last_free;
 
 	if (argc != 8) {
-		fprintf(stderr, "openloop HOST PORT TARGET RATE SECONDS CONNECTIONS BODY_BYTES\n");
+		fprintf(stderr, "client HOST PORT TARGET RATE SECONDS CONNECTIONS BODY_BYTES\n");
 		return 1;
 	}
 	rate = atof(argv[4]);
 	seconds = atof(argv[5]);
 	count = atoi(argv[6]);
 	body_bytes = atoll(argv[7]);
-	planned = (long)(rate * seconds);
+	is_open = rate > 0;
+	planned = (long)((is_open ? rate : MAX_RATE) * seconds);
 	address.sin_port = htons((uint16_t)atoi(argv[2]));
 	request_bytes = (size_t)snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: %s:%s\r\n\r\n", argv[3],
 					 argv[1], argv[2]);
 	if (inet_pton(AF_INET, argv[1], &address.sin_addr) != 1 || count < 1 || count > MAX_CONNECTIONS ||
 	    planned < 1 || request_bytes >= sizeof(request)) {
-		fprintf(stderr, "openloop: bad arguments\n");
+		fprintf(stderr, "client: bad arguments\n");
 		return 1;
 	}
 	latencies = calloc((size_t)planned, sizeof(*latencies));
@@ -262,30 +268,33 @@ int main(int argc, char **argv)
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	tick = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (!latencies || !lates || epoll < 0 || tick < 0)
-		fail("openloop: start");
+		fail("client: start");
 	prctl(PR_SET_TIMERSLACK, 1UL);
 	if (epoll_ctl(epoll, EPOLL_CTL_ADD, tick, &(struct epoll_event){.events = EPOLLIN, .data.ptr = NULL}))
-		fail("openloop: epoll_ctl");
+		fail("client: epoll_ctl");
 	for (int i = 0; i < count; i++)
 		open_connection(&connections[i], &address);
 
-	interval = (int64_t)(SECOND / rate);
+	interval = is_open ? (int64_t)(SECOND / rate) : SECOND;
 	start = last_free = now() + SECOND / 100;
+	end = start + (int64_t)(seconds * SECOND);
 	timer.it_value.tv_sec = start / SECOND;
 	timer.it_value.tv_nsec = start % SECOND;
 	timer.it_interval.tv_sec = interval / SECOND;
 	timer.it_interval.tv_nsec = interval % SECOND;
 	if (timerfd_settime(tick, TFD_TIMER_ABSTIME, &timer, NULL))
-		fail("openloop: timerfd_settime");
+		fail("client: timerfd_settime");
 
 	while (done + broken < planned && alive) {
 		int64_t at = now();
 		int ready;
 
-		if (at > start + (int64_t)(seconds * SECOND) + LAST_ANSWERS)
+		if (at > end + LAST_ANSWERS)
 			break;
+		if (!is_open && at >= end)
+			planned = sent;		/* no more; those under way are waited for */
 		while (free_count && sent < planned) {
-			int64_t due = start + sent * interval;
+			int64_t due = is_open ? start + sent * interval : at > start ? at : start;
 			int64_t possible = due > last_free ? due : last_free;
 
 			if (due > at)
@@ -296,7 +305,7 @@ int main(int argc, char **argv)
 		}
 		ready = epoll_wait(epoll, events, 64, 1000);
 		if (ready < 0 && errno != EINTR)
-			fail("openloop: epoll_wait");
+			fail("client: epoll_wait");
 		for (int i = 0; i < ready; i++) {
 			struct connection *c = events[i].data.ptr;
 			bool none_free = free_count == 0;
@@ -304,7 +313,7 @@ int main(int argc, char **argv)
 
 			if (!c) {
 				if (read(tick, &expired, sizeof(expired)) < 0 && errno != EAGAIN)
-					fail("openloop: timer");
+					fail("client: timer");
 				continue;
 			}
 			if (!c->dead)
