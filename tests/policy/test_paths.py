@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from racecar.policy.paths import examine
+from racecar.policy.paths import Examined, examine
 from racecar.policy.reasons import Reason
 
 NORMAL = {
@@ -104,22 +104,23 @@ OTHER_FORMS = [b"", b"*", b"?x", b"jobs", b"http://h/x", b"h:80", b"../x"]
 
 @pytest.mark.parametrize(("target", "normal"), NORMAL.items())
 def test_paths_have_one_normal_form(target: bytes, normal: bytes) -> None:
-    assert examine(target) == (normal, Reason.NONE)
+    path, mark, query = target.partition(b"?")
+    assert examine(target) == (Reason.NONE, path, normal.partition(b"?")[0], mark + query, frozenset())
 
 
 @pytest.mark.parametrize("target", REFUSED_AS_ENCODING)
 def test_encodings_that_servers_read_differently_are_refused(target: bytes) -> None:
-    assert examine(target) == (b"", Reason.HTTP_PATH_ENCODING)
+    assert examine(target).needs
 
 
 @pytest.mark.parametrize("target", REFUSED_AS_MALFORMED)
 def test_bytes_that_no_path_may_hold_are_malformed(target: bytes) -> None:
-    assert examine(target) == (b"", Reason.HTTP_MALFORMED)
+    assert examine(target) == Examined(Reason.HTTP_MALFORMED)
 
 
 @pytest.mark.parametrize("target", OTHER_FORMS)
 def test_only_the_origin_form_is_a_path(target: bytes) -> None:
-    assert examine(target) == (b"", Reason.HTTP_TARGET_FORM)
+    assert examine(target) == Examined(Reason.HTTP_TARGET_FORM)
 
 
 PIECES = st.sampled_from(
@@ -148,17 +149,18 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=12).map(lambda pieces: b"/" + b"".join(pieces)) | st.binary(max_size=20))
 def test_the_normal_form_is_a_fixed_point_without_dot_or_empty_segments(target: bytes) -> None:
-    normal, reason = examine(target)
-    if reason is not Reason.NONE:
-        assert normal == b""
+    examined = examine(target)
+    if examined.reason is not Reason.NONE:
+        assert examined == Examined(examined.reason)
         return
-    assert examine(normal) == (normal, Reason.NONE)
-    path = normal.partition(b"?")[0]
-    assert path.startswith(b"/")
-    segments = path.split(b"/")[1:]
+    normal = examined.normal
+    if not examined.needs:
+        assert examine(normal + examined.query) == examined._replace(path=normal)
+    assert normal.startswith(b"/")
+    segments = normal.split(b"/")[1:]
     assert b"" not in segments[:-1]
     assert not {b".", b".."} & set(segments)
-    assert normal.partition(b"?")[1:] == target.partition(b"?")[1:]
+    assert examined.path + examined.query == target
 
 
 @pytest.mark.parametrize("piece", [b"/a", b"/..", b"//", b"%41", b"/.", b"a;", b"%c3%a9"])
