@@ -300,10 +300,10 @@ def parse_pss(rollup: str) -> int:
 
 
 def busy_seconds() -> tuple[float, float]:
-    """What all processors spent in programs and the calls they made, and what the hypervisor took, since boot.
+    """What all processors did, interrupts included, and what the hypervisor took from them, since boot.
 
-    Interrupts are left out: where the kernel counts them apart, they belong to no process.
+    Kernels usually count interrupts as time of the process that they met, and apart as well: they belong in here then.
     """
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, nice, system, steal = (int(fields[index]) for index in (0, 1, 2, 7))
-    return (user + nice + system) / TICKS_PER_S, steal / TICKS_PER_S
+    user, nice, system, _idle, _waiting, interrupts, soft, steal = map(int, fields[:8])
+    return (user + nice + system + interrupts + soft) / TICKS_PER_S, steal / TICKS_PER_S
