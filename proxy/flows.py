@@ -2,6 +2,9 @@
 
 `process`, `rule` and `racecar` are ours. Strings that came from a peer are escaped by JSON; queries are not kept.
 docs/flow.schema.json is the contract.
+
+A line that the proxy writes is put together from texts: what was decided (made once per verdict, reason and rule), who
+spoke to whom (once per connection) and what varies. No line costs a walk over nested dicts.
 """
 
 import itertools
@@ -11,8 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
+from racecar.policy.engine import Near
 from racecar.policy.model import RuleRef
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpRecord
@@ -24,9 +29,12 @@ WITH_PORTS = (6, 17, 132)
 
 _DEFAULT_DENY = frozenset((Reason.DEFAULT_DENY, Reason.HTTP_NO_RULE))
 
-MAX_TEMPLATES = 1024
+MAX_SHAPES = 1024  # of lines that are known; with more than that all are thrown away and made anew
+MAX_ENDS = 4096  # connections whose text is kept, likewise
 
 ProcessName = Callable[[int, int], str | None]  # (pid, start in ns of boot time) -> path of its executable
+_Place = tuple[IPAddress, int]
+_Shape = tuple[str, str, Reason, int, str, str, str]  # type, verdict, reason, rule, path, kind, opaque
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class FlowSource:
     labels: Sequence[str]
     rules: Sequence[RuleRef]  # by number; 0 is default deny
     policies: Sequence[str] = ()  # NAMESPACE/NAME of those that select the workload
+    direction: str = "egress"  # or 'ingress': then the workload is the destination
 
     def rule(self, number: int) -> dict[str, Any] | None:
         if not 0 < number < len(self.rules):
@@ -53,6 +62,17 @@ class FlowSource:
         }
 
 
+@dataclass(slots=True)
+class _Ends:
+    """Who speaks to whom on one connection. The objects are kept, so that nothing else gets their ids."""
+
+    record: ConnectionRecord
+    source: _Place | None
+    dialled: _Place | None
+    is_final: bool  # False: the executable may become known yet
+    text: str
+
+
 class FlowWriter:
     """Make flow lines for one workload."""
 
@@ -61,92 +81,42 @@ class FlowWriter:
         self._exe_of = exe_of
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
-        self._mark = secrets.token_hex(16)
-        self._templates: dict[tuple[Any, ...], str] = {}
+        self._shapes: dict[_Shape, tuple[str, str]] = {}
+        self._ends: dict[tuple[int, int], _Ends] = {}
+        self._rules: dict[int, str] = {}
         self._second = (-1, "")
         self._boot_offset_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._workload = _text({"namespace": source.namespace, "labels": list(source.labels)})
+        self._instance = f'"racecar":{{"instance":{quoted(source.instance)}'
 
     def connection(self, entry: ConnectionEntry) -> str:
-        record = entry.record
-        flow = self._head(entry.started, entry.verdict.value, entry.reason, entry.rule)
-        if record is not None:
-            _addresses(flow, record.address, record.port, record.protocol)
-            self._process(flow, record.pid, record.task_start_ns, record.uid, record.comm, record.cgroup_id)
-            flow["socket_cookie"] = record.cookie
-        flow["racecar"] |= {
-            "path": entry.path,
-            "kind": entry.kind,
-            "bytes_sent": entry.request_bytes,
-            "bytes_received": entry.response_bytes,
-            "duration_ms": _ms(entry.duration_s),
-            "dialled": _place(entry.dialled),
-        }
-        return json.dumps(flow, separators=(",", ":"))
-
-    def request(self, entry: HttpEntry) -> str:
-        """A client repeats its requests: their line is made once and filled in, at a tenth of the cost."""
-        http, record = entry.http, entry.record
-        if http.event or http.detail:
-            return json.dumps(self._request_flow(entry), separators=(",", ":"))
-        exe = self._exe_of(record.pid, record.task_start_ns)
-        call = (http.method, http.path, http.has_query, http.host, http.status, http.verdict, http.reason, http.rule)
-        key = (record.cookie, record.epoch, record.address, record.port, exe, entry.path, entry.dialled, call)
-        template = self._templates.get(key)
-        if template is None:
-            if len(self._templates) >= MAX_TEMPLATES:
-                self._templates.clear()
-            template = self._templates[key] = self._template(entry)
-        duration_s, latency_s = _times(http)
-        return template % (  # in the order of the record's members
-            self._time(entry.started),
-            next(self._numbers),
-            http.request_bytes,
-            http.response_bytes,
-            _ms(duration_s),
-            round(latency_s * 1e9),
+        shape = ("L3_L4", entry.verdict, entry.reason, entry.rule, entry.path, entry.kind, "")
+        happened, judged = self._shapes.get(shape) or self._shape(*shape)
+        ends = self._ends_text(entry.record, entry.source, entry.dialled)
+        self._ends.pop((id(entry.record), id(entry.source)), None)  # it is over
+        return (
+            f'{{"time":"{self._time(entry.started)}","uuid":"{self._prefix}-{next(self._numbers)}",{happened}{ends}{judged}'
+            f',"bytes_sent":{entry.request_bytes},"bytes_received":{entry.response_bytes}'
+            f',"duration_ms":{entry.duration_s * 1e3:.3f}}}}}'
         )
 
-    def _template(self, entry: HttpEntry) -> str:
-        """The line with `%s` where it differs from one request to the next. No peer knows the marks."""
-        flow = self._request_flow(entry)
-        flow["time"] = f"{self._mark}t"
-        flow["uuid"] = f"{self._mark}u"
-        flow["l7"]["latency_ns"] = f"{self._mark}l"
-        flow["racecar"] |= dict.fromkeys(("bytes_sent", "bytes_received", "duration_ms"), f"{self._mark}n")
-        line = json.dumps(flow, separators=(",", ":")).replace("%", "%%")
-        line = line.replace(f"{self._mark}t", "%s").replace(f"{self._mark}u", f"{self._prefix}-%s")
-        return line.replace(f'"{self._mark}l"', "%s").replace(f'"{self._mark}n"', "%s")
-
-    def _request_flow(self, entry: HttpEntry) -> dict[str, Any]:
-        http, record = entry.http, entry.record
-        flow = self._head(entry.started, http.verdict.value, http.reason, http.rule, event=http.event)
-        flow["Type"] = "L7"
-        _addresses(flow, record.address, record.port, record.protocol)
-        self._process(flow, record.pid, record.task_start_ns, record.uid, record.comm, record.cgroup_id)
-        flow["socket_cookie"] = record.cookie
-        duration_s, latency_s = _times(http)
-        flow["l7"] = {
-            "type": "REQUEST",
-            "latency_ns": round(latency_s * 1e9),
-            "http": {
-                "code": http.status,
-                "method": http.method.decode("latin-1"),
-                "url": http.path.decode("latin-1") + ("?redacted" if http.has_query else ""),
-                "protocol": "HTTP/1.1",
-                "host": http.host.decode("latin-1"),
-            },
-        }
-        flow["racecar"] |= {
-            "path": entry.path,
-            "kind": "http",
-            "bytes_sent": http.request_bytes,
-            "bytes_received": http.response_bytes,
-            "duration_ms": _ms(duration_s),
-            "dialled": _place(entry.dialled),
-        }
-        if http.detail:
-            flow["racecar"]["detail"] = http.detail
-        return flow
+    def request(self, entry: HttpEntry) -> str:
+        http = entry.http
+        shape = ("L7", http.verdict, http.reason, http.rule, entry.path, "http", http.opaque)
+        happened, judged = self._shapes.get(shape) or self._shape(*shape)
+        url = quoted(http.path.decode("latin-1"))
+        duration_s = http.finished - http.started
+        latency_s = http.answered - http.started if http.answered else duration_s
+        return (
+            f'{{"time":"{self._time(entry.started)}","uuid":"{http.event or f"{self._prefix}-{next(self._numbers)}"}"'
+            f',"l7":{{"type":"REQUEST","latency_ns":{max(latency_s * 1e9, 0.0):.0f},"http":{{"code":{http.status}'
+            f',"method":{quoted(http.method.decode("latin-1"))},"url":{_without_query(url) if http.has_query else url}'
+            f',"protocol":"HTTP/1.1","host":{quoted(http.host.decode("latin-1"))}}}}}'
+            f",{happened}{self._ends_text(entry.record, entry.source, entry.dialled)}{judged}"
+            f',"bytes_sent":{http.request_bytes},"bytes_received":{http.response_bytes}'
+            f',"duration_ms":{max(duration_s * 1e3, 0.0):.3f}'
+            f"{self._denial(http) if http.detail or http.nearest else ''}}}}}"
+        )
 
     def kernel(self, event: KernelEvent) -> str:
         reason = Reason(event.reason)
@@ -156,40 +126,106 @@ class FlowWriter:
         elif event.kind is EventKind.AUDIT:
             verdict = "AUDIT"
         ended_s = self._boot_offset_s + event.time_ns / 1e9
-        flow = self._head(ended_s - event.duration_ns / 1e9, verdict, reason, event.rule)
-        source = (event.source, event.source_port) if event.source_port else None
-        _addresses(flow, event.address, event.port, event.protocol, source)
-        self._process(flow, event.pid, event.task_start_ns, event.uid, event.comm, event.cgroup_id)
-        flow["socket_cookie"] = event.cookie
-        flow["racecar"] |= {
-            "path": "native" if event.kind in (EventKind.CLOSED, EventKind.NATIVE) else "hook",
-            "kind": "l4",
-            "bytes_sent": event.bytes_sent,
-            "bytes_received": event.bytes_received,
-            "duration_ms": _ms(event.duration_ns / 1e9),
-            "dialled": _place((event.peer, event.peer_port) if event.peer_port else None),
-        }
-        if event.kind is EventKind.DROPPED:
-            flow["racecar"]["path"] = "gate"
-        return json.dumps(flow, separators=(",", ":"))
-
-    def _head(self, started: float, verdict: str, reason: Reason, rule: int, event: str = "") -> dict[str, Any]:
         flow: dict[str, Any] = {
-            "time": self._time(started),
-            "uuid": event or f"{self._prefix}-{next(self._numbers)}",
+            "time": self._time(ended_s - event.duration_ns / 1e9),
+            "uuid": f"{self._prefix}-{next(self._numbers)}",
             "verdict": verdict,
             "reason": reason.name,
             "Type": "L3_L4",
             "traffic_direction": "EGRESS",
             "source": {"namespace": self._source.namespace, "labels": list(self._source.labels)},
-            "rule": self._source.rule(rule),
+            "rule": self._source.rule(event.rule),
             "racecar": {"instance": self._source.instance, "reason": int(reason)},
         }
         if verdict == "DROPPED":
             flow["drop_reason_desc"] = reason.name
         if reason in _DEFAULT_DENY and flow["rule"] is None:
             flow["racecar"]["policies"] = list(self._source.policies)
-        return flow
+        source = (event.source, event.source_port) if event.source_port else None
+        _addresses(flow, event.address, event.port, event.protocol, source)
+        flow["cgroup_id"] = event.cgroup_id
+        if event.pid:
+            exe = self._exe_of(event.pid, event.task_start_ns)
+            flow["process"] = {"pid": event.pid, "uid": event.uid, "comm": event.comm, "exe": exe}
+        flow["socket_cookie"] = event.cookie
+        path = "native" if event.kind in (EventKind.CLOSED, EventKind.NATIVE) else "hook"
+        flow["racecar"] |= {
+            "path": "gate" if event.kind is EventKind.DROPPED else path,
+            "kind": "l4",
+            "bytes_sent": event.bytes_sent,
+            "bytes_received": event.bytes_received,
+            "duration_ms": round(event.duration_ns / 1e6, 3),
+            "dialled": {"address": str(event.peer), "port": event.peer_port} if event.peer_port else None,
+        }
+        return _text(flow)
+
+    # --- what happened ---
+
+    def _shape(
+        self, kind: str, verdict: str, reason: Reason, rule: int, path: str, judge: str, opaque: str
+    ) -> tuple[str, str]:
+        """What lines have in common that tell of one decision: before and after the text of both ends."""
+        dropped = f'"drop_reason_desc":"{reason.name}",' if verdict == "DROPPED" else ""
+        happened = f'"verdict":"{verdict}","reason":"{reason.name}",{dropped}"Type":"{kind}","rule":{self._rule(rule)},'
+        judged = f',"reason":{int(reason)},"path":{quoted(path)},"kind":{quoted(judge)}'
+        if reason in _DEFAULT_DENY and self._source.rule(rule) is None:
+            judged += f',"policies":{_text(list(self._source.policies))}'
+        if opaque:
+            judged += f',"opaque":{quoted(opaque)}'
+        if len(self._shapes) >= MAX_SHAPES:
+            self._shapes.clear()
+        self._shapes[(kind, verdict, reason, rule, path, judge, opaque)] = happened, judged
+        return happened, judged
+
+    def _rule(self, number: int) -> str:
+        text = self._rules.get(number)
+        if text is None:
+            text = _text(self._source.rule(number))
+            if 0 <= number < len(self._source.rules):
+                self._rules[number] = text
+        return text
+
+    def _denial(self, http: HttpRecord) -> str:
+        """What is said of a refusal, or of what would have been one, beyond its reason and rule."""
+        text = f',"detail":{quoted(http.detail)}' if http.detail else ""
+        nearest = ",".join(self._near(near) for near in http.nearest if 0 < near.rule < len(self._source.rules))
+        return f'{text},"nearest":[{nearest}]' if nearest else text
+
+    def _near(self, near: Near) -> str:
+        return f'{{"rule":{self._rule(near.rule)},"field":[{",".join(map(quoted, near.failed))}]}}'
+
+    # --- who speaks to whom ---
+
+    def _ends_text(self, record: ConnectionRecord | None, source: _Place | None, dialled: _Place | None) -> str:
+        """The direction, both ends and the process, and the beginning of the object `racecar`."""
+        if record is None:
+            return f"{self._sides(source, '')}{self._racecar(dialled)}"
+        known = self._ends.get((id(record), id(source)))
+        if known is not None and known.is_final and known.dialled == dialled:
+            return known.text
+        exe = self._exe_of(record.pid, record.task_start_ns) if record.pid else None
+        address = str(record.address)
+        text = (
+            f"{self._sides(source, _entity(record.address))}{_l4_text(record, address, source)}"
+            f"{_process_text(record, exe)}{self._racecar(dialled)}"
+        )
+        if len(self._ends) >= MAX_ENDS:
+            self._ends.clear()
+        self._ends[(id(record), id(source))] = _Ends(record, source, dialled, exe is not None or not record.pid, text)
+        return text
+
+    def _sides(self, source: _Place | None, entity: str) -> str:
+        """The workload on its side, on the other what is known of the peer."""
+        if self._source.direction == "ingress":
+            peer = "reserved:unknown" if source is None else _entity(source[0])
+            return f'"traffic_direction":"INGRESS","source":{{"labels":["{peer}"]}},"destination":{self._workload},'
+        sides = f'"traffic_direction":"EGRESS","source":{self._workload},'
+        return f'{sides}"destination":{{"labels":["{entity}"]}},' if entity else sides
+
+    def _racecar(self, dialled: _Place | None) -> str:
+        if dialled is None:
+            return f'{self._instance},"dialled":null'
+        return f'{self._instance},"dialled":{{"address":"{dialled[0]}","port":{dialled[1]}}}'
 
     def _time(self, started: float) -> str:
         second = int(started)
@@ -197,18 +233,41 @@ class FlowWriter:
             self._second = (second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
         return f"{self._second[1]}.{int((started - second) * 1e6):06d}Z"
 
-    def _process(self, flow: dict[str, Any], pid: int, start_ns: int, uid: int, comm: str, cgroup_id: int) -> None:
-        flow["cgroup_id"] = cgroup_id
-        if pid:
-            flow["process"] = {"pid": pid, "uid": uid, "comm": comm, "exe": self._exe_of(pid, start_ns)}
+
+def _text(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _without_query(url: str) -> str:
+    return f'{url[:-1]}?redacted"'
+
+
+def _entity(address: IPAddress) -> str:
+    return "reserved:host" if address.is_loopback else "reserved:world"
+
+
+def _l4_text(record: ConnectionRecord, address: str, source: _Place | None) -> str:
+    ip = f'"IP":{{"destination":"{address}","ipVersion":"IPv{record.address.version}"'
+    ports = f'"l4":{{"{_protocol_name(record.protocol)}":{{"destination_port":{record.port}'
+    if source is None:
+        return f"{ip}}},{ports}}}}},"
+    return f'{ip},"source":"{source[0]}"}},{ports},"source_port":{source[1]}}}}},'
+
+
+def _process_text(record: ConnectionRecord, exe: str | None) -> str:
+    """Nothing for a connection that came over the network: no kernel said who opened it."""
+    if not record.cookie:
+        return ""
+    cgroup, cookie = f'"cgroup_id":{record.cgroup_id},', f'"socket_cookie":{record.cookie},'
+    if not record.pid:
+        return cgroup + cookie
+    path = "null" if exe is None else quoted(exe)
+    process = f'"pid":{record.pid},"uid":{record.uid},"comm":{quoted(record.comm)},"exe":{path}'
+    return f'{cgroup}"process":{{{process}}},{cookie}'
 
 
 def _addresses(
-    flow: dict[str, Any],
-    address: IPAddress,
-    port: int,
-    protocol: int,
-    source: tuple[IPAddress, int] | None = None,
+    flow: dict[str, Any], address: IPAddress, port: int, protocol: int, source: tuple[IPAddress, int] | None
 ) -> None:
     """Where it was to go. A raw socket, or a packet that could not be read, has no address."""
     ports: dict[str, int] = {}
@@ -222,25 +281,11 @@ def _addresses(
     flow["IP"] = {"destination": str(address), "ipVersion": "IPv4" if address.version == 4 else "IPv6"}
     if source is not None:
         flow["IP"]["source"] = str(source[0])
-    flow["destination"] = {"labels": ["reserved:host" if address.is_loopback else "reserved:world"]}
+    flow["destination"] = {"labels": [_entity(address)]}
 
 
 def _protocol_name(number: int) -> str:
     return PROTOCOLS.get(number, f"protocol {number}")
-
-
-def _times(http: HttpRecord) -> tuple[float, float]:
-    """Duration and latency in seconds."""
-    duration_s = max(http.finished - http.started, 0.0)
-    return duration_s, max(http.answered - http.started, 0.0) if http.answered else duration_s
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
-
-
-def _place(place: tuple[IPAddress, int] | None) -> dict[str, Any] | None:
-    return None if place is None else {"address": str(place[0]), "port": place[1]}
 
 
 def printable(text: str) -> str:
@@ -248,8 +293,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
 
 
-def process_name(record: ConnectionRecord | KernelEvent) -> str:
-    return printable(f"{record.comm}[{record.pid}]") if record.pid else "an unknown process"
+def process_name(record: ConnectionRecord | KernelEvent, source: _Place | None = None) -> str:
+    """Who is told of on the terminal: the process, else the client's address."""
+    if record.pid:
+        return printable(f"{record.comm}[{record.pid}]")
+    return "an unknown process" if source is None else _shown(*source)
 
 
 def denial_of_event(event: KernelEvent) -> str:
@@ -267,14 +315,15 @@ def denial_of_request(entry: HttpEntry, rule_name: str) -> str:
     call = f"{http.method.decode('latin-1')} {http.path.decode('latin-1')}".strip() or "a request"
     where = _shown(record.address, record.port)
     why = rule_name if http.reason in (Reason.HTTP_NO_RULE, Reason.HTTP_DENY_RULE) else http.reason.name
-    return printable(f"denied {call} on {where} to {process_name(record)}: {why} (event {http.event})")
+    whom = process_name(record, entry.source)
+    return f"{printable(f'denied {call} on {where}')} to {whom}: {printable(why)} (event {http.event})"
 
 
 def denial_of_connection(entry: ConnectionEntry) -> str:
     if entry.record is None:
         return f"reset a connection that no workload announced: {entry.reason.name}"
     where = _shown(entry.record.address, entry.record.port)
-    return printable(f"denied TCP {where} to {process_name(entry.record)}: {entry.reason.name}")
+    return f"denied TCP {where} to {process_name(entry.record, entry.source)}: {entry.reason.name}"
 
 
 def _shown(address: IPAddress, port: int) -> str:

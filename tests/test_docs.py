@@ -65,7 +65,7 @@ def test_every_reason_is_documented_under_its_number() -> None:
 def members(schema: dict[str, Any], path: str = "") -> Iterator[str]:
     """Dotted names of what a flow may hold; a choice of objects counts by its object."""
     for choice in schema.get("oneOf", ()):
-        yield from members(choice, path)
+        yield from members(SCHEMA["$defs"].get(choice.get("$ref", "").rpartition("/")[2], choice), path)
     for name, inner in schema.get("properties", {}).items():
         name = "PROTOCOL" if path == "l4." else name
         inner = SCHEMA["$defs"].get(inner.get("$ref", "").rpartition("/")[2], inner)

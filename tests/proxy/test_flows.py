@@ -11,11 +11,13 @@ from typing import Any
 import jsonschema
 import pytest
 
+from racecar.policy.engine import Near
 from racecar.policy.model import DEFAULT_DENY, RuleRef
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpRecord, Verdict
 from racecar.proxy.flows import (
-    MAX_TEMPLATES,
+    MAX_ENDS,
+    MAX_SHAPES,
     FlowSource,
     FlowWriter,
     denial_of_connection,
@@ -437,7 +439,7 @@ def test_a_default_deny_names_the_policies_that_cause_it() -> None:
 
 
 def test_a_repeated_request_has_the_line_of_a_first_one() -> None:
-    """Lines are filled into a template: whatever the peer chose for a name, the result is the same record."""
+    """Lines are put together from texts that are kept: whatever the peer chose for a name, the record is the same."""
     http = replace(HTTP, path=b"/100%s%d%%/\x01", host=b"%(time)s", method=b"G%sT", has_query=True)
     later = replace(http, started=11.0, answered=11.25, finished=11.5, request_bytes=7, response_bytes=9)
     repeated, fresh = writer(), writer()
@@ -450,9 +452,142 @@ def test_a_repeated_request_has_the_line_of_a_first_one() -> None:
     assert one["l7"]["http"]["url"] == "/100%s%d%%/\x01?redacted"
 
 
-def test_templates_are_bounded_and_know_other_connections() -> None:
+def test_what_the_workload_and_its_policy_are_called_is_no_part_of_the_form() -> None:
+    ref = replace(RULE, policy="100%s", file='%d"\n.yaml')
+    source = replace(SOURCE, rules=(DEFAULT_DENY, ref), labels=("a=%s",), policies=("%(x)s/%",), instance="%d")
+    flows = FlowWriter(source, lambda pid, start_ns: "/bin/%s")
+    for entry in (request(), request(DENIED_HTTP)):
+        flow = checked(flows.request(entry))
+        assert (flow["source"]["labels"], flow["racecar"]["instance"]) == (["a=%s"], "%d")
+        assert flow["process"]["exe"] == "/bin/%s"
+    assert flow["racecar"]["policies"] == ["%(x)s/%"]
+    assert checked(flows.connection(CONNECTION))["rule"]["file"] == '%d"\n.yaml'
+
+
+def test_what_is_kept_is_bounded_and_no_line_is_of_another_connection() -> None:
     flows = writer()
-    for number in range(MAX_TEMPLATES + 2):
-        flow = checked(flows.request(request(record=replace(RECORD, cookie=number))))
+    for number in range(1, MAX_ENDS + 3):
+        flow = checked_once(flows.request(request(record=replace(RECORD, cookie=number))))
         assert flow["socket_cookie"] == number
-    assert len(flows._templates) <= MAX_TEMPLATES
+    assert len(flows._ends) <= MAX_ENDS
+    rules = (DEFAULT_DENY, *(replace(RULE, line=number) for number in range(1, MAX_SHAPES + 3)))
+    flows = FlowWriter(replace(SOURCE, rules=rules), lambda pid, start_ns: None)
+    for number in range(1, len(rules)):
+        assert checked_once(flows.request(request(replace(HTTP, rule=number))))["rule"]["line"] == number
+    assert len(flows._shapes) <= MAX_SHAPES
+
+
+def checked_once(line: str) -> dict[str, Any]:
+    """Without the schema, which takes its time."""
+    flow: dict[str, Any] = json.loads(line)
+    return flow
+
+
+def test_a_connection_that_is_over_is_forgotten() -> None:
+    flows = writer()
+    flows.request(request())
+    flows.connection(CONNECTION)
+    assert flows._ends == {}
+
+
+def test_an_executable_that_becomes_known_later_is_named_from_then_on() -> None:
+    known: dict[int, str] = {}
+    flows = FlowWriter(SOURCE, lambda pid, start_ns: known.get(pid))
+    assert checked(flows.request(request()))["process"]["exe"] is None
+    known[RECORD.pid] = "/usr/bin/curl"
+    assert checked(flows.request(request()))["process"]["exe"] == "/usr/bin/curl"
+
+
+def test_one_connection_may_have_been_dialled_to_two_places() -> None:
+    flows = writer()
+    for port in (80, 81, 80):
+        flow = checked(flows.request(replace(request(), dialled=(PEER, port))))
+        assert flow["racecar"]["dialled"] == {"address": "192.0.2.7", "port": port}
+
+
+# --- Connections that came over the network --------------------------------------------------------------------------
+
+UNANNOUNCED = replace(RECORD, cookie=0, cgroup_id=0, pid=0, uid=0, comm="", address=IPv4Address("127.0.0.1"))
+CLIENT = (IPv4Address("198.51.100.3"), 50123)
+
+
+def test_a_connection_over_the_network_has_its_client_and_no_process() -> None:
+    for line in (
+        writer().connection(replace(CONNECTION, record=UNANNOUNCED, source=CLIENT)),
+        writer().request(replace(request(record=UNANNOUNCED), source=CLIENT)),
+    ):
+        flow = checked(line)
+        assert flow["IP"] == {"destination": "127.0.0.1", "source": "198.51.100.3", "ipVersion": "IPv4"}
+        assert flow["l4"] == {"TCP": {"destination_port": 80, "source_port": 50123}}
+        assert {"process", "cgroup_id", "socket_cookie"} & flow.keys() == set()
+
+
+def test_two_connections_of_one_record_keep_their_clients() -> None:
+    """Connections in plain mode share the record of their upstream."""
+    flows = writer()
+    clients = [(CLIENT[0], port) for port in (1001, 1002)] * 2
+    lines = [flows.request(replace(request(record=UNANNOUNCED), source=client)) for client in clients]
+    assert [checked(line)["l4"]["TCP"]["source_port"] for line in lines] == [1001, 1002, 1001, 1002]
+
+
+def test_on_ingress_the_workload_is_the_destination_and_the_peer_the_source() -> None:
+    flows = FlowWriter(replace(SOURCE, direction="ingress"), lambda pid, start_ns: None)
+    for line in (
+        flows.connection(replace(CONNECTION, record=UNANNOUNCED, source=CLIENT)),
+        flows.request(replace(request(DENIED_HTTP, record=UNANNOUNCED), source=CLIENT)),
+    ):
+        flow = checked(line)
+        assert flow["traffic_direction"] == "INGRESS"
+        assert flow["source"] == {"labels": ["reserved:world"]}
+        assert flow["destination"] == {"namespace": "default", "labels": ["app=tweeter"]}
+        assert (flow["IP"]["source"], flow["IP"]["destination"]) == ("198.51.100.3", "127.0.0.1")
+
+
+def test_on_ingress_a_peer_without_an_address_is_unknown() -> None:
+    flows = FlowWriter(replace(SOURCE, direction="ingress"), lambda pid, start_ns: None)
+    assert checked(flows.connection(replace(CONNECTION, record=UNANNOUNCED)))["source"] == {
+        "labels": ["reserved:unknown"]
+    }
+
+
+@pytest.mark.parametrize("end", ["source", "destination"])
+def test_the_schema_wants_the_workload_on_its_side(end: str) -> None:
+    direction = "egress" if end == "source" else "ingress"
+    flows = FlowWriter(replace(SOURCE, direction=direction), lambda pid, start_ns: None)
+    flow = checked(flows.connection(replace(CONNECTION, source=CLIENT)))
+    del flow[end]["namespace"]
+    with pytest.raises(jsonschema.ValidationError):
+        VALIDATOR.validate(flow)
+
+
+def test_a_denial_over_the_network_names_the_client_on_the_terminal() -> None:
+    denied = replace(request(DENIED_HTTP, record=UNANNOUNCED), source=CLIENT)
+    assert denial_of_request(denied, "r") == "denied GET /jobs on 127.0.0.1:80 to 198.51.100.3:50123: r (event e-1)"
+    entry = replace(CONNECTION, record=UNANNOUNCED, source=CLIENT, reason=Reason.DEFAULT_DENY)
+    assert denial_of_connection(entry) == "denied TCP 127.0.0.1:80 to 198.51.100.3:50123: DEFAULT_DENY"
+
+
+# --- Nearest rules, protocols that are not read ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DROPPED, Verdict.AUDIT])
+def test_a_denial_names_the_nearest_rules_and_what_of_them_failed(verdict: Verdict) -> None:
+    nearest = (Near(1, ("path",)), Near(1, ("method", "headers")))
+    flow = checked(writer().request(request(replace(DENIED_HTTP, verdict=verdict, nearest=nearest))))
+    rule = checked(writer().request(request()))["rule"]
+    assert flow["racecar"]["nearest"] == [
+        {"rule": rule, "field": ["path"]},
+        {"rule": rule, "field": ["method", "headers"]},
+    ]
+
+
+def test_a_nearest_rule_outside_the_list_is_left_out() -> None:
+    flow = checked(writer().request(request(replace(DENIED_HTTP, nearest=(Near(0, ("path",)), Near(9, ("path",)))))))
+    assert "nearest" not in flow["racecar"]
+
+
+@pytest.mark.parametrize("opaque", ["websocket", "connect", "tls"])
+def test_bytes_that_are_passed_on_unread_are_named(opaque: str) -> None:
+    flow = checked(writer().request(request(replace(HTTP, status=101, opaque=opaque))))
+    assert flow["racecar"]["opaque"] == opaque
+    assert "opaque" not in checked(writer().request(request()))["racecar"]
