@@ -8,8 +8,8 @@ Words used here:
   rule set   the L7 rules of one peer and port, judged by the proxy (`engine`)
   verdict    what becomes of a connection (tables) or of a request (engine)
 
-Modules: `files` and `document` read, `load`, `schema` and `egress` understand, `conflicts` compares rules, `compile`
-makes the tables that `tables` describes, `engine` and `paths` judge requests. Import the module that is needed: the
+Modules: `files` and `document` read, `load`, `schema`, `rules` and `http_rules` understand, `conflicts` compares
+rules, `compile` makes the tables that `tables` describes, `engine` and `paths` judge requests. Import what is needed: the
 YAML and regular expression libraries are loaded by use.
 """
 

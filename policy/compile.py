@@ -11,6 +11,8 @@ from racecar.policy.conflicts import check as check
 from racecar.policy.model import (
     ANY_PROTOCOL,
     DEFAULT_DENY,
+    ENCODINGS,
+    LOOPBACK_NETWORKS,
     CidrBlock,
     Direction,
     HttpMatch,
@@ -20,6 +22,7 @@ from racecar.policy.model import (
     RuleRef,
     is_inside,
     network_key,
+    reaches_own_addresses,
     workload_labels,
 )
 from racecar.policy.tables import (
@@ -34,14 +37,6 @@ from racecar.policy.tables import (
     RuleSet,
     Verdict,
     port_prefixes,
-)
-
-LOOPBACK_NETWORKS: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
-# Delivered to the host's own listeners among others: a rule for the world does not mean these.
-GROUP_NETWORKS: tuple[Network, ...] = (
-    IPv4Network("224.0.0.0/4"),
-    IPv4Network("255.255.255.255/32"),
-    IPv6Network("ff00::/8"),
 )
 
 _ALL_IPV4 = IPv4Network("0.0.0.0/0")
@@ -73,12 +68,6 @@ class _Grant:
         self.layer7 = layer7
         self.ref = ref
         self.widened = widened  # the policy has no default deny: its L7 rules refuse nothing
-
-
-def reaches_own_addresses(network: Network) -> bool:
-    """Loopback, own addresses and groups are reached by a CIDR inside their range, or of full length, only."""
-    ranges = (*LOOPBACK_NETWORKS, *GROUP_NETWORKS)
-    return network.prefixlen == network.max_prefixlen or any(is_inside(network, outer) for outer in ranges)
 
 
 def compile_workload(
@@ -124,6 +113,22 @@ def _grants(policies: Iterable[Policy], direction: Direction) -> list[_Grant]:
     return grants
 
 
+def _holds_in(block: CidrBlock, scope: int) -> bool:
+    if scope == WORLD:
+        return not block.is_host
+    return block.is_host or reaches_own_addresses(block.network)
+
+
+def _networks_of(blocks: Iterable[CidrBlock], scope: int) -> list[Network]:
+    networks = {network for b in blocks if _holds_in(b, scope) for network in (b.network, *b.excepted)}
+    if scope == WORLD:
+        networks = {n for n in networks if not any(is_inside(n, outer) for outer in LOOPBACK_NETWORKS)}
+    # One trie may hold both versions, IPv4 as v4-mapped: ::/0 must not become a peer of IPv4 addresses.
+    if any(is_inside(_MAPPED, network) for network in networks):
+        networks.add(_ALL_IPV4)
+    return sorted(networks, key=lambda n: (n.version, int(n.network_address), n.prefixlen))
+
+
 class _Compiler:
     """Numbers are given in the order of use, so equal policies make equal tables."""
 
@@ -131,7 +136,7 @@ class _Compiler:
         self._grants = grants
         self._anywhere = tuple(grant for grant in grants if grant.peers is None)
         self._rules: dict[RuleRef, int] = {DEFAULT_DENY: 0}
-        self._rulesets: dict[tuple[str, tuple[HttpRule, ...]], int] = {}
+        self._rulesets: dict[tuple[str, tuple[HttpRule, ...], int], int] = {}
         self._ruleset_list = [_NO_RULESET]
         self._entries: list[PortEntry] = []
         self._blocks: dict[tuple[int, int, int], list[tuple[_Grant, CidrBlock]]] = {}
@@ -167,20 +172,14 @@ class _Compiler:
         found = {grant.order: grant for grant in self._anywhere}
         for bits in range(network.prefixlen + 1):
             for grant, block in self._blocks.get(network_key(network, bits), ()):
-                if block.covers(network) and (scope == WORLD or reaches_own_addresses(block.network)):
+                if block.covers(network) and _holds_in(block, scope):
                     found[grant.order] = grant
         return tuple(found[order] for order in sorted(found))
 
     def _networks(self) -> list[tuple[int, Network]]:
         """Every network that a rule names, exceptions included, in each scope where it can hold an address."""
         blocks = {block for grant in self._grants for block in grant.peers or ()}
-        networks = {network for block in blocks for network in (block.network, *block.excepted)}
-        ordered = sorted(networks, key=lambda n: (n.version, int(n.network_address), n.prefixlen))
-        # One trie may hold both versions, IPv4 as v4-mapped: ::/0 must not become a peer of IPv4 addresses.
-        if any(is_inside(_MAPPED, network) for network in networks) and _ALL_IPV4 not in networks:
-            ordered.insert(0, _ALL_IPV4)
-        world = [(WORLD, n) for n in ordered if not any(is_inside(n, outer) for outer in LOOPBACK_NETWORKS)]
-        return world + [(HOST, n) for n in ordered if reaches_own_addresses(n)]
+        return [(scope, network) for scope in (WORLD, HOST) for network in _networks_of(blocks, scope)]
 
     def _add_ports(self, peer: int, grants: tuple[_Grant, ...]) -> None:
         for grant in grants:
@@ -219,6 +218,7 @@ class _Compiler:
         layers = [(grant.layer7, grant.widened) for grant in grants if grant.layer7 is not None]
         first = layers[0][0]
         matches: dict[HttpMatch, None] = {}
+        tls = 0
         for layer, widened in layers:
             if layer.kind != first.kind:
                 raise PolicyConflictError(
@@ -227,13 +227,36 @@ class _Compiler:
                 )
             matches.update(dict.fromkeys(layer.http))
             if widened and layer.kind == "http":
-                matches[HttpMatch(None, None, layer.ref)] = None
-        rules = tuple(HttpRule(match.method, match.path, self._rule(match.ref)) for match in matches)
-        key = (first.kind, rules)
+                matches[_everything(layer.ref)] = None
+            if not tls and layer.kind == "http" and (widened or layer.passes_tls):
+                tls = self._rule(layer.ref)
+        rules = tuple(self._http_rule(match) for match in matches)
+        key = (first.kind, rules, tls)
         if key not in self._rulesets:
             self._rulesets[key] = len(self._ruleset_list)
-            self._ruleset_list.append(RuleSet(first.kind, rules, first.ref))
+            self._ruleset_list.append(RuleSet(first.kind, rules, first.ref, tls))
         return self._rulesets[key]
+
+    def _http_rule(self, match: HttpMatch) -> HttpRule:
+        return HttpRule(
+            match.method,
+            match.path,
+            self._rule(match.ref),
+            host=match.host,
+            headers=match.headers,
+            path_only=match.path_only,
+            query=match.query,
+            allow_body=match.allow_body,
+            websocket=match.websocket,
+            connect=match.connect,
+            encoded=match.encoded,
+        )
 
     def _rule(self, ref: RuleRef) -> int:
         return self._rules.setdefault(ref, len(self._rules))
+
+
+def _everything(ref: RuleRef) -> HttpMatch:
+    """What a policy without default deny adds to its L7 rules: the other requests pass, whatever they need."""
+    every = frozenset(ENCODINGS)
+    return HttpMatch(None, None, ref, allow_body=True, websocket=True, connect=True, encoded=every)

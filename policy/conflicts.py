@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from itertools import count, islice
 
 from racecar.policy.findings import Finding
-from racecar.policy.model import CidrBlock, Layer7, Policy, PortRange, RuleRef, is_inside, network_key
+from racecar.policy.model import (
+    DIRECTIONS,
+    CidrBlock,
+    Direction,
+    Layer7,
+    Policy,
+    PortRange,
+    RuleRef,
+    is_inside,
+    network_key,
+    reaches_own_addresses,
+)
 
 _WIDTH = {4: 32, 6: 128}
 
@@ -63,7 +74,11 @@ class _Index:
 
 def check(policies: Sequence[Policy]) -> list[Finding]:
     """Errors for two L7 kinds that meet, warnings for L7 rules that an L4 allow cancels; one for each rule."""
-    reaches = list(_reaches(policies))
+    return [finding for direction in DIRECTIONS for finding in _check(policies, direction)]
+
+
+def _check(policies: Sequence[Policy], direction: Direction) -> list[Finding]:
+    reaches = list(_reaches(policies, direction))
     plain = _Index(reach for reach in reaches if reach.layer7 is None)
     relays = _Index(reach for reach in reaches if reach.layer7 is not None and reach.layer7.kind == "tcp")
     findings = []
@@ -85,10 +100,10 @@ def _first(reach: _Reach, index: _Index) -> list[_Reach]:
     return next(([other] for other in index.near(reach) if reach.meets(other)), [])
 
 
-def _reaches(policies: Sequence[Policy]) -> Iterator[_Reach]:
+def _reaches(policies: Sequence[Policy], direction: Direction) -> Iterator[_Reach]:
     order = count()
     for policy in policies:
-        for rule in policy.egress:
+        for rule in policy.rules(direction):
             if rule.ports is None:
                 if rule.peers:
                     yield _Reach(next(order), policy, rule.peers, None, rule.ref, None)
@@ -129,7 +144,12 @@ def _peers_meet(mine: tuple[CidrBlock, ...] | None, its: tuple[CidrBlock, ...] |
 
 
 def _blocks_meet(one: CidrBlock, other: CidrBlock) -> bool:
-    """The narrower network decides: either one exception swallows it, or something may be left."""
+    """The narrower network decides: either one exception swallows it, or something may be left.
+
+    The host's own addresses and the world's are apart, but for a CIDR that may name either.
+    """
+    if one.is_host != other.is_host and not reaches_own_addresses((other if one.is_host else one).network):
+        return False
     narrow, wide = (one, other) if one.network.prefixlen >= other.network.prefixlen else (other, one)
     return is_inside(narrow.network, wide.network) and not any(
         is_inside(narrow.network, hole) for hole in wide.excepted

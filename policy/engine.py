@@ -155,6 +155,11 @@ class HttpMatcher:
         self._young: dict[_Key, HttpVerdict] = {}
         self._old: dict[_Key, HttpVerdict] = {}
 
+    @property
+    def header_names(self) -> frozenset[bytes]:
+        """The headers that some rule reads, in lower case."""
+        return frozenset(self._names)
+
     def judge(self, call: HttpCall) -> HttpVerdict:
         """The verdict on a request.
 
@@ -168,7 +173,8 @@ class HttpMatcher:
             key += (call.host,)
             size += len(call.host)
         if self._names:
-            fields = [call.fields(name) for name in self._names]
+            dropped = _named_by_connection(call)
+            fields = [[] if name in dropped else call.fields(name) for name in self._names]
             key += tuple(tuple(values) for values in fields)
             size += sum(len(value) + 1 for values in fields for value in values)
         verdict = self._young.get(key)
@@ -285,6 +291,11 @@ def _examine_other(call: HttpCall) -> Examined:
     """Targets that are no path stand as they are, each with its own method only."""
     is_good = _AUTHORITY.fullmatch(call.target) if call.method == b"CONNECT" else call.method == b"OPTIONS"
     return Examined(Reason.NONE, call.target, call.target) if is_good else Examined(Reason.HTTP_TARGET_FORM)
+
+
+def _named_by_connection(call: HttpCall) -> set[bytes]:
+    """Headers that end at the next hop: a server behind another proxy does not see them, so they count as absent."""
+    return {token.strip(b" \t").lower() for line in call.fields(b"connection") for token in line.split(b",")}
 
 
 def _granting(grants: Iterable[bool]) -> _Rules:

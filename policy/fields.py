@@ -16,12 +16,19 @@ class Report:
         self.path = path
         self.findings: list[Finding] = []
         self.errors = 0
+        self._said: set[str] = set()
 
     def error(self, node: Node, text: str) -> None:
         self.add(Finding(self.path, node.line, node.column, "error", text))
 
     def warning(self, node: Node, text: str, slug: str) -> None:
         self.add(Finding(self.path, node.line, node.column, "warning", text, slug))
+
+    def warning_once(self, node: Node, text: str, slug: str) -> None:
+        """A warning of a kind that one line a file says well enough."""
+        if slug not in self._said:
+            self._said.add(slug)
+            self.warning(node, text, slug)
 
     def notice(self, node: Node, text: str) -> None:
         self.add(Finding(self.path, node.line, node.column, "notice", text))
@@ -68,6 +75,11 @@ class Fields:
     def string(self, key: str) -> str | None:
         value = self._values.get(key)
         return None if value is None else string(self._report, value, key)
+
+    def boolean(self, key: str) -> bool:
+        """False if absent."""
+        value = self._values.get(key)
+        return value is not None and boolean(self._report, value, f"{self._where}.{key}") is True
 
 
 def _list(names: Collection[str]) -> str:

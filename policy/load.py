@@ -10,6 +10,7 @@ from racecar.policy.document import Node, parse
 from racecar.policy.fields import Report, fields, is_kind, items, string
 from racecar.policy.files import MAX_FILE_BYTES, read_paths
 from racecar.policy.findings import Finding, shown
+from racecar.policy.http_rules import override_headers
 from racecar.policy.model import Policy
 from racecar.policy.schema import read_policy
 
@@ -68,6 +69,7 @@ def _load(
         found += loader.findings
     if any(finding.level == "error" for finding in found):
         return Loaded((), tuple(found))
+    found += override_headers(policies)
     found += check(policies)
     loaded = Loaded(tuple(policies), tuple(found))
     return loaded if loaded.ok else Loaded((), loaded.findings)

@@ -11,6 +11,8 @@ Labels = frozenset[tuple[str, str, str]]  # (source, key, value)
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist"]
 Direction = Literal["egress", "ingress"]
 Encoding = Literal["slash", "backslash", "dot", "bytes", "params"]
+ENCODINGS: tuple[Encoding, ...] = ("slash", "backslash", "dot", "bytes", "params")
+DIRECTIONS: tuple[Direction, ...] = ("egress", "ingress")
 
 NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
 CLUSTER_LABEL = "io.cilium.k8s.policy.cluster"
@@ -93,10 +95,26 @@ class CidrBlock:
 
     network: Network
     excepted: tuple[Network, ...] = ()
+    is_host: bool = False  # entity host: these addresses where they are the host's own, and only there
 
     def covers(self, network: Network) -> bool:
         """Whether all of `network` is meant; it must be no wider than any exception inside it."""
         return is_inside(network, self.network) and not any(is_inside(network, hole) for hole in self.excepted)
+
+
+LOOPBACK_NETWORKS: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+# Delivered to the host's own listeners among others: a rule for the world does not mean these.
+GROUP_NETWORKS: tuple[Network, ...] = (
+    IPv4Network("224.0.0.0/4"),
+    IPv4Network("255.255.255.255/32"),
+    IPv6Network("ff00::/8"),
+)
+
+
+def reaches_own_addresses(network: Network) -> bool:
+    """Loopback, own addresses and groups are reached by a CIDR inside their range, or of full length, only."""
+    ranges = (*LOOPBACK_NETWORKS, *GROUP_NETWORKS)
+    return network.prefixlen == network.max_prefixlen or any(is_inside(network, outer) for outer in ranges)
 
 
 def is_inside(inner: Network, outer: Network) -> bool:
@@ -132,20 +150,29 @@ class PortRange:
 
 @dataclass(frozen=True, slots=True)
 class HttpMatch:
-    """One HTTP rule: RE2 patterns, anchored at both ends; None matches everything."""
+    """One HTTP rule: RE2 patterns, anchored at both ends; None matches everything. Fields as in tables.HttpRule."""
 
     method: str | None
     path: str | None
     ref: RuleRef
+    host: str | None = None
+    headers: tuple[tuple[str, str | None], ...] = ()
+    path_only: bool = False
+    query: str | None = None
+    allow_body: bool = False
+    websocket: bool = False
+    connect: bool = False
+    encoded: frozenset[Encoding] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Layer7:
-    """The L7 rules of one `toPorts` item. `http` is empty for kind tcp."""
+    """The L7 rules of one `toPorts` item. `http` is empty for kind tcp, and where only TLS passes."""
 
     kind: Literal["http", "tcp"]
     http: tuple[HttpMatch, ...]
     ref: RuleRef
+    passes_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,20 @@ import re
 from dataclasses import dataclass
 
 from racecar.policy.document import Node
-from racecar.policy.egress import read_egress
-from racecar.policy.fields import Report, boolean, fields, items, string_map, strings
+from racecar.policy.fields import Fields, Report, boolean, fields, items, string_map, strings
 from racecar.policy.findings import shown
-from racecar.policy.model import NAMESPACE_LABEL, Operator, Policy, Requirement, Selector, parse_label_key
+from racecar.policy.model import (
+    DIRECTIONS,
+    NAMESPACE_LABEL,
+    Direction,
+    Operator,
+    Policy,
+    Requirement,
+    Selector,
+    TrafficRule,
+    parse_label_key,
+)
+from racecar.policy.rules import Origin, read_rules
 
 _EXPORTED_METADATA = (
     "annotations",
@@ -23,8 +33,8 @@ _EXPORTED_METADATA = (
     "selfLink",
     "uid",
 )
-_SPEC = ("endpointSelector", "egress", "enableDefaultDeny", "description", "labels")
-_SPEC_LATER = ("ingress", "ingressDeny", "egressDeny", "nodeSelector", "log")
+_SPEC = ("endpointSelector", "ingress", "egress", "enableDefaultDeny", "description", "labels")
+_SPEC_LATER = ("ingressDeny", "egressDeny", "nodeSelector", "log")
 _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_SOURCE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]*")
@@ -83,8 +93,8 @@ def _read_metadata(report: Report, node: Node | None) -> Metadata | None:
 
 def _read_section(report: Report, node: Node, kind: str, metadata: Metadata, prefix: str) -> Policy | None:
     where = prefix.rstrip(".") or "spec"
-    later = (*_SPEC_LATER, "audit") if kind == "RacecarPolicy" else _SPEC_LATER
-    spec = fields(report, node, where, _SPEC, later)
+    known = (*_SPEC, "audit") if kind == "RacecarPolicy" else _SPEC
+    spec = fields(report, node, where, known, _SPEC_LATER)
     if spec is None:
         return None
     spec.string("description")
@@ -98,24 +108,52 @@ def _read_section(report: Report, node: Node, kind: str, metadata: Metadata, pre
     if selector_node is not None:
         own = (Requirement("k8s", NAMESPACE_LABEL, "In", frozenset((metadata.namespace,))),)
         selector = Selector(own + read_selector(report, selector_node, "endpointSelector", metadata.namespace))
-    egress_node = spec.get("egress")
-    if egress_node is None or (egress_node.kind == "sequence" and not egress_node.items):
-        report.error(
-            egress_node or node,
-            f"{where} needs egress rules; an empty list selects nothing, `egress: [{{}}]` denies all",
-        )
     origin = (metadata.name, metadata.namespace, kind, report.path)
-    egress = read_egress(report, egress_node, f"{prefix}egress", origin)
-    default_deny = _read_default_deny(report, spec.get("enableDefaultDeny"))
-    return Policy(*origin, node.line, selector, egress, default_deny)
+    rules = _read_directions(report, spec, prefix, where, origin)
+    denies = _read_default_deny(report, spec.get("enableDefaultDeny"), rules)
+    return Policy(
+        *origin,
+        node.line,
+        selector,
+        rules["egress"],
+        denies["egress"],
+        rules["ingress"],
+        denies["ingress"],
+        audit=spec.boolean("audit"),
+    )
 
 
-def _read_default_deny(report: Report, node: Node | None) -> bool:
-    directions = fields(report, node, "enableDefaultDeny", ("egress",), ("ingress",))
-    egress = directions.get("egress") if directions is not None else None
-    if egress is None:
-        return True
-    return boolean(report, egress, "enableDefaultDeny.egress") is not False
+def _read_directions(
+    report: Report, spec: Fields, prefix: str, where: str, origin: Origin
+) -> dict[Direction, tuple[TrafficRule, ...]]:
+    """The rules of each direction; one of them at least must have some."""
+    nodes = {direction: spec.get(direction) for direction in DIRECTIONS}
+    empty = [(d, n) for d, n in nodes.items() if n is not None and n.kind == "sequence" and not n.items]
+    if len(empty) == sum(node is not None for node in nodes.values()):
+        text = "needs egress or ingress rules; an empty list selects nothing, `egress: [{}]` denies all"
+        report.error(empty[0][1] if empty else spec.node, f"{where} {text}")
+    else:
+        for direction, node in empty:
+            text = f"{direction}: [] selects nothing in that direction; `{direction}: [{{}}]` denies all"
+            report.warning(node, text, "empty-direction")
+    return {d: read_rules(report, node, f"{prefix}{d}", origin, d) for d, node in nodes.items()}
+
+
+def _read_default_deny(
+    report: Report, node: Node | None, rules: dict[Direction, tuple[TrafficRule, ...]]
+) -> dict[Direction, bool]:
+    """Whether each direction is denied by default: if it has rules, and nothing says otherwise."""
+    given = fields(report, node, "enableDefaultDeny", DIRECTIONS)
+    denies: dict[Direction, bool] = {}
+    for direction in DIRECTIONS:
+        value = given.get(direction) if given is not None else None
+        where = f"enableDefaultDeny.{direction}"
+        wanted = boolean(report, value, where) if value is not None else None
+        if value is not None and wanted and not rules[direction]:
+            text = f"{where}: true denies nothing without {direction} rules; `{direction}: [{{}}]` denies all"
+            report.warning(value, text, "default-deny")
+        denies[direction] = bool(rules[direction]) and wanted is not False
+    return denies
 
 
 def read_selector(report: Report, node: Node, where: str, namespace: str) -> tuple[Requirement, ...]:

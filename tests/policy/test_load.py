@@ -1,8 +1,10 @@
 """What policy files mean, and what each mistake in them says."""
 # ruff: noqa: E501  (a case is one line)
 
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from ipaddress import ip_network
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from racecar.policy.compile import compile_workload
 from racecar.policy.document import parse
 from racecar.policy.load import Loaded, load_text
-from racecar.policy.model import Policy
+from racecar.policy.model import CidrBlock, HttpMatch, Policy
 
 HEAD = """\
 apiVersion: cilium.io/v2
@@ -155,21 +157,41 @@ SPEC_ERRORS = {
     "egress: [{toCidr: [10.0.0.0/8]}]": ('6:13: error: unknown field "toCidr" in egress[0]; allowed here: toCIDR, toCIDRSet, toPorts'),
     "egress: [{toEntities: [world]}]": "6:13: error: not supported yet: toEntities in egress[0]",
     "egress: [{toFQDNs: []}]": "6:13: error: not supported yet: toFQDNs in egress[0]",
-    "ingress: [{}]\negress: [{}]": "6:3: error: not supported yet: ingress in spec",
     "egressDeny: [{}]\negress: [{}]": "6:3: error: not supported yet: egressDeny in spec",
     "audit: true\negress: [{}]": '6:3: error: unknown field "audit" in spec',
-    "enableDefaultDeny: {ingress: true}\negress: [{}]": "6:23: error: not supported yet: ingress in enableDefaultDeny",
     PORT % "{dns: [{matchPattern: '*'}]}": "error: not supported yet: dns in egress[0].toPorts[0].rules",
     PORT % "{kafka: [{}]}": "error: not supported yet: kafka",
-    PORT % "{http: [{host: a}]}": "error: not supported yet: host in egress[0].toPorts[0].rules.http[0]",
+    PORT % "{http: [{headerMatches: []}]}": "error: not supported yet: headerMatches in egress[0].toPorts[0].rules.http[0]",
+    PORT % "{http: [{query: a}]}": 'error: unknown field "query" in egress[0].toPorts[0].rules.http[0]; allowed here: method, path, host, headers',
+    PORT % "{http: [{allowBody: true}]}": 'error: unknown field "allowBody"',
+    PORT % "{http: [{allowEncoded: [slash]}]}": 'error: unknown field "allowEncoded"',
+    PORT % "{http: [{websocket: true}]}": 'error: unknown field "websocket"',
+    PORT % "{http: [{connect: true}]}": 'error: unknown field "connect"',
+    PORT % "{tls: passthrough}": 'error: unknown field "tls" in egress[0].toPorts[0].rules; allowed here: http, l7proto',
+    "ingress: [{fromEndpoints: []}]": "6:14: error: not supported yet: fromEndpoints in ingress[0]; allowed here: fromCIDR, fromCIDRSet, fromEntities, toPorts",
+    "ingress: [{toCIDR: [10.0.0.0/8]}]": '6:14: error: unknown field "toCIDR" in ingress[0]',
+    "egress: [{fromCIDR: [10.0.0.0/8]}]": '6:13: error: unknown field "fromCIDR" in egress[0]',
+    "ingress: [{icmps: []}]": "error: not supported yet: icmps in ingress[0]",
+    "ingressDeny: [{}]\negress: [{}]": "6:3: error: not supported yet: ingressDeny in spec",
+    "ingress: [{fromEntities: [World]}]": '6:29: error: ingress[0].fromEntities "World" is unknown; allowed here: world, world-ipv4, world-ipv6, host, all, none',
+    "ingress: [{fromEntities: [cluster]}]": '6:29: error: ingress[0].fromEntities "cluster" is not supported yet; allowed here: world,',
+    "ingress: [{fromEntities: world}]": "ingress[0].fromEntities must be a list, not a string",
+    "ingress: [{fromCIDR: [10.0.0.1/8]}]": "is not a CIDR: bits are set beyond the prefix",
+    "ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [11.0.0.0/16]}]}]": "is not inside cidr",
+    "ingress: [{fromCIDR: [10.0.0.0/8], fromEntities: [host]}]": "6:52: error: ingress[0]: fromCIDR and fromEntities cannot stand in one rule; write two rules",
+    "ingress: [{fromCIDRSet: [], fromEntities: []}]": "error: ingress[0]: fromCIDRSet and fromEntities cannot stand in one rule",
+    "ingress: [{toPorts: [{ports: [{port: '80'}], rules: {http: [{}]}}]}]": "L7 rules need protocol: TCP",
+    "enableDefaultDeny: {ingress: no}\ningress: [{}]": "enableDefaultDeny.ingress must be true or false",
     PORT % "{http: [{pathOnly: true}]}": 'error: unknown field "pathOnly"',
     PORT % "{http: [{Method: GET}]}": 'error: unknown field "Method"',
     PORT % "{l7proto: envoy}": 'error: not supported yet: l7proto "envoy"; allowed here: tcp',
     PORT % "{l7proto: tcp, http: [{}]}": "error: egress[0].toPorts[0].rules: http and l7proto",
     "egress: [{toPorts: [{ports: [{port: '80'}], serverNames: [a]}]}]": "error: not supported yet: serverNames",
     # nothing to enforce
-    "egress: []": "6:11: error: spec needs egress rules",
-    "egress: null": "5:3: error: spec needs egress rules",
+    "egress: []": "6:11: error: spec needs egress or ingress rules; an empty list selects nothing",
+    "ingress: []": "6:12: error: spec needs egress or ingress rules",
+    "ingress: []\negress: []": "error: spec needs egress or ingress rules",
+    "egress: null": "5:3: error: spec needs egress or ingress rules",
     # wrong types
     "egress: {}": "6:11: error: egress must be a list, not a mapping",
     "egress: [null]": "6:12: error: egress[0] is empty",
@@ -193,6 +215,15 @@ SPEC_ERRORS = {
     PORT % "{http: [{method: [GET]}]}": "error: method must be a string, not a list",
     PORT % "{http: [{method: on}]}": "error: method: on is a boolean to some YAML readers",
     PORT % "{http: [{path: 1.10}]}": "error: path must be a string, not a number",
+    PORT % "{http: [{host: 1.10}]}": "error: host must be a string, not a number",
+    PORT % "{http: [{headers: 'X-A: v'}]}": "rules.http[0].headers must be a list, not a string",
+    PORT % "{http: [{headers: [X-A: v]}]}": "rules.http[0].headers[0] must be a string, not a mapping",
+    PORT % "{http: [{headers: ['']}]}": 'error: "" names no header: NAME, or NAME: VALUE',
+    PORT % "{http: [{headers: [' v']}]}": 'error: " v" names no header',
+    PORT % "{http: [{headers: ['X(A): v']}]}": 'error: "X(A): v" names no header',
+    PORT % "{http: [{headers: ['X:A: v']}]}": 'error: "X:A: v" names no header',
+    PORT % "{http: [{headers: [':path: /a']}]}": 'error: ":path: /a" names no header: use method, path or host',
+    PORT % "{http: [{headers: [':authority']}]}": "names no header: use method, path or host",
     # ports
     "egress: [{toPorts: [{ports: [{port: '65536'}]}]}]": 'port "65536" is not a decimal number from 0 to 65535',
     "egress: [{toPorts: [{ports: [{port: '080'}]}]}]": 'port "080" is not a decimal number',
@@ -233,6 +264,7 @@ SPEC_ERRORS = {
     PORT % "{http: [{path: '/('}]}": 'rules.http[0].path "/(" is not an RE2 pattern: missing )',
     PORT % "{http: [{path: '/(?=a)'}]}": "is not an RE2 pattern: invalid perl operator: (?=",
     PORT % "{http: [{path: '/\\1'}]}": "is not an RE2 pattern: invalid escape sequence",
+    PORT % "{http: [{host: '*.example.com'}]}": 'rules.http[0].host "*.example.com" is not an RE2 pattern: no argument for repetition operator',
     PORT % "{http: [{method: '*'}]}": "is not an RE2 pattern: no argument for repetition operator",
     PORT % "{http: [{path: '/((a{1000}){1000}){1000}'}]}": "is not an RE2 pattern",
     # duplicate keys, in the policy and beside it
@@ -394,7 +426,174 @@ def test_one_error_leaves_no_policy_at_all() -> None:
     assert not loaded.ok
 
 
+RACECAR = HEAD.replace("cilium.io/v2", "racecar.io/v1").replace("CiliumNetworkPolicy", "RacecarPolicy")
+
+RACECAR_ERRORS = {
+    "audit: yes\negress: [{}]": '6:10: error: spec.audit must be true or false, not "yes"',
+    "audit: 'true'\negress: [{}]": "6:10: error: spec.audit must be true or false",
+    PORT % "{http: [{allowBody: 1}]}": "rules.http[0].allowBody must be true or false",
+    PORT % "{http: [{websocket: 'yes'}]}": "rules.http[0].websocket must be true or false",
+    PORT % "{http: [{connect: [x]}]}": "rules.http[0].connect must be true or false",
+    PORT % "{http: [{path: /a.*, pathOnly: x}]}": "rules.http[0].pathOnly must be true or false",
+    PORT % "{http: [{pathOnly: true}]}": "error: egress[0].toPorts[0].rules.http[0]: pathOnly needs path",
+    PORT % "{http: [{query: '('}]}": 'rules.http[0].query "(" is not an RE2 pattern: missing )',
+    PORT % "{http: [{allowEncoded: slash}]}": "rules.http[0].allowEncoded must be a list, not a string",
+    PORT % "{http: [{allowEncoded: [Slash]}]}": 'rules.http[0].allowEncoded "Slash" is unknown; allowed here: slash, backslash, dot, bytes, params',
+    PORT % "{http: [{allowEncoded: [true]}]}": "rules.http[0].allowEncoded[0] must be a string, not a boolean",
+    PORT % "{tls: true}": "error: tls must be a string, not a boolean",
+    PORT % "{tls: terminate}": 'error: tls "terminate" is unknown; allowed here: passthrough',
+    PORT % "{tls: passthrough, l7proto: tcp}": "rules: tls and l7proto cannot stand on one port",
+    PORT % "{httpDeny: [{}]}": "error: not supported yet: httpDeny",
+    PORT % "{grpc: [{}]}": "error: not supported yet: grpc",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), RACECAR_ERRORS.items())
+def test_mistakes_in_what_racecar_adds_are_errors(text: str, message: str) -> None:
+    found = errors(racecar(text))
+    assert any(message in error for error in found), found
+
+
+def racecar(text: str) -> Loaded:
+    return load(RACECAR + "".join(f"  {line}\n" for line in text.splitlines()))
+
+
+def match(http: str, reader: Callable[[str], Loaded] = racecar) -> HttpMatch:
+    (rule,) = only(reader(PORT % f"{{http: [{http}]}}")).egress
+    assert rule.ports is not None
+    assert rule.ports[0].layer7 is not None
+    (found,) = rule.ports[0].layer7.http
+    return found
+
+
+def test_every_field_of_a_http_rule_is_read() -> None:
+    empty = HttpMatch(None, None, match("{}").ref)
+    assert match("{}") == empty
+    for text, field, value in (
+        ("method: GET|PUT", "method", "GET|PUT"),
+        ("path: /a.*", "path", "/a.*"),
+        ("host: 'a\\.b'", "host", "a\\.b"),
+        ("query: 'v=[0-9]+'", "query", "v=[0-9]+"),
+        ("query: ''", "query", ""),
+        ("allowBody: true", "allow_body", True),
+        ("websocket: true", "websocket", True),
+        ("connect: true", "connect", True),
+        ("allowBody: false", "allow_body", False),
+        ("allowEncoded: [slash, dot, slash]", "encoded", frozenset({"slash", "dot"})),
+        ("allowEncoded: []", "encoded", frozenset()),
+    ):
+        assert match(f"{{{text}}}") == dataclasses.replace(empty, **{field: value}), text
+    both = match("{path: /a.*, pathOnly: true}")
+    assert (both.path, both.path_only) == ("/a.*", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        ("X-A: v", ("x-a", "v")),
+        ("X-A", ("x-a", None)),
+        ("X-A v", ("x-a", "v")),  # as Cilium reads it
+        ("X-A: v w", ("x-a", "v w")),
+        ("X-A: ", ("x-a", "")),
+        ("X-A:  v", ("x-a", " v")),
+        ("X-A:v", ("x-a:v", None)),
+        ("X-A:", ("x-a:", None)),
+        ("X-A:: v", ("x-a", "v")),
+    ],
+)
+def test_headers_are_cut_where_cilium_cuts_them(text: str, header: tuple[str, str | None]) -> None:
+    for reader in (spec, racecar):
+        assert match(f"{{headers: ['{text}']}}", reader).headers == (header,)
+
+
+def test_tls_passthrough_stands_alone_or_beside_http() -> None:
+    for text, count in (("{tls: passthrough}", 0), ("{tls: passthrough, http: [{}]}", 1)):
+        loaded = racecar(PORT % text)
+        (rule,) = only(loaded).egress
+        assert rule.ports is not None
+        layer7 = rule.ports[0].layer7
+        assert layer7 is not None
+        assert (layer7.kind, len(layer7.http), layer7.passes_tls) == ("http", count, True)
+        assert [finding.slug for finding in loaded.findings] == ["tls-opaque"]
+        tables = compile_workload(loaded.policies, namespace="default", cluster="default", labels={"app": "x"})
+        (ruleset,) = tables.rulesets[1:]
+        assert tables.rules[ruleset.tls].index == "egress[0].toPorts[0].rules"
+
+
+def test_audit_is_read() -> None:
+    assert only(racecar("audit: true\negress: [{}]")).audit
+    assert not only(racecar("audit: false\negress: [{}]")).audit
+    assert not only(racecar("egress: [{}]")).audit
+
+
+WHOLE_IPV4, WHOLE_IPV6 = CidrBlock(ip_network("0.0.0.0/0")), CidrBlock(ip_network("::/0"))
+HOST_BLOCKS = tuple(dataclasses.replace(block, is_host=True) for block in (WHOLE_IPV4, WHOLE_IPV6))
+
+
+@pytest.mark.parametrize(
+    ("rule", "peers"),
+    [
+        ("{}", None),
+        ("{fromCIDR: []}", ()),
+        ("{fromCIDR: [10.0.0.0/8]}", (CidrBlock(ip_network("10.0.0.0/8")),)),
+        (
+            "{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]}",
+            (CidrBlock(ip_network("10.0.0.0/8"), (ip_network("10.1.0.0/16"),)),),
+        ),
+        ("{fromEntities: []}", ()),
+        ("{fromEntities: [none]}", ()),
+        ("{fromEntities: [world]}", (WHOLE_IPV4, WHOLE_IPV6)),
+        ("{fromEntities: [world-ipv4]}", (WHOLE_IPV4,)),
+        ("{fromEntities: [world-ipv6]}", (WHOLE_IPV6,)),
+        ("{fromEntities: [host]}", HOST_BLOCKS),
+        ("{fromEntities: [host, none, world-ipv4]}", (*HOST_BLOCKS, WHOLE_IPV4)),
+        ("{fromEntities: [all, host]}", (WHOLE_IPV4, WHOLE_IPV6, *HOST_BLOCKS)),
+    ],
+)
+@pytest.mark.parametrize("reader", [spec, racecar])
+def test_peers_of_ingress(reader: Callable[[str], Loaded], rule: str, peers: object) -> None:
+    policy = only(reader(f"ingress: [{rule}]"))
+    (read,) = policy.ingress
+    assert read.peers == peers
+    assert policy.egress == ()
+    assert (policy.egress_default_deny, policy.ingress_default_deny) == (False, True)
+
+
+INGRESS = 'ingress: [{fromEntities: [world], toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: "/a.*"}]}}]}]'
+
+
+def test_rules_of_ingress_are_named_by_their_place() -> None:
+    (rule,) = only(spec(INGRESS)).ingress
+    assert rule.ports is not None
+    assert rule.ports[0].layer7 is not None
+    assert rule.ports[0].layer7.http[0].ref.name == "default/p ingress[0].toPorts[0].rules.http[0]"
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_default_deny_is_of_each_direction_with_rules(direction: str) -> None:
+    policy = only(spec(f"enableDefaultDeny: {{{direction}: false}}\ningress: [{{}}]\negress: [{{}}]"))
+    assert (policy.egress_default_deny, policy.ingress_default_deny) == (direction != "egress", direction != "ingress")
+
+
 WARNINGS = {
+    PORT % "{http: [{path: '/a.*', host: 'api.example.com'}]}": "host-dot",
+    PORT % "{http: [{host: 'a.b'}]}": "host-dot",
+    PORT % "{http: [{headers: ['X-A: v']}]}": "header-case",
+    PORT % "{http: [{headers: ['X-A: v']}, {headers: ['X-B: w', 'X-C: x']}]}": "header-case",  # once
+    PORT % "{http: [{headers: ['X-A:v']}]}": "header-colon",
+    PORT % "{http: [{headers: ['X-A:']}]}": "header-colon",
+    PORT % "{http: [{headers: ['X-A:  1']}]}": "header-space",
+    PORT % "{http: [{path: '/logs/_search.*'}]}": "body-refused",
+    PORT % "{http: [{method: DELETE, path: '/items/batch.*'}]}": "body-refused",
+    PORT % "{http: [{method: GET, path: '/ws.*'}]}": "websocket-refused",
+    PORT % "{http: [{path: '/ws(/.*)?'}]}": "websocket-refused",
+    PORT % "{http: [{path: '/socket\\.io/.*'}]}": "websocket-refused",
+    PORT % "{http: [{path: '/api/websocket/.*'}]}": "websocket-refused",
+    PORT % "{http: [{method: CONNECT}]}": "connect-refused",
+    PORT % "{http: [{method: 'GET|CONNECT'}]}": "connect-refused",
+    "egress: []\ningress: [{}]": "empty-direction",
+    "enableDefaultDeny: {ingress: true}\negress: [{}]": "default-deny",
+    "ingress: [{fromEntities: [none]}]": "empty-peers",
     PORT % "{http: [{path: /jobs}]}": "path-exact",
     PORT % "{http: [{path: ''}]}": "empty-pattern",
     PORT % "{http: []}": "empty-rules",
@@ -409,7 +608,65 @@ WARNINGS = {
 def test_doubtful_rules_load_with_a_warning(text: str, slug: str) -> None:
     loaded = spec(text)
     only(loaded)
-    assert [finding.slug for finding in loaded.findings] == [slug]
+    assert slugs(loaded) == [slug]
+
+
+QUIET = [
+    "{path: /jobs.*}",
+    "{path: '', method: GET}",
+    "{host: 'api\\.example\\.com(:[0-9]+)?'}",
+    "{host: '.*'}",
+    "{host: '.+\\.example'}",
+    "{host: '[a.]x'}",
+    "{headers: [X-A, 'X-B: 17']}",
+    "{method: POST, path: '/logs/_search.*'}",
+    "{method: DELETE, path: '/items/[0-9]+'}",
+    "{method: GET}",
+    "{method: POST, path: '/ws/.*'}",
+    "{path: '/wsdl.*'}",
+    "{path: '/news.*'}",
+    "{method: '.*'}",
+]
+
+
+@pytest.mark.parametrize("http", QUIET)
+def test_what_is_plain_draws_no_warning(http: str) -> None:
+    assert slugs(spec(PORT % f"{{http: [{http}]}}")) in ([], ["empty-pattern"])
+
+
+@pytest.mark.parametrize(
+    ("http", "found"),
+    [
+        ("{path: /jobs, pathOnly: true}", []),
+        ("{path: /jobs, query: 'v=1'}", ["path-exact"]),
+        ("{path: /jobs, pathOnly: true, query: 'v=1'}", []),
+        ("{path: '/x/_search.*'}", ["body-refused"]),
+        ("{path: '/x/_search.*', allowBody: true}", []),
+        ("{path: '/x/_search.*', allowBody: false}", []),
+        ("{path: '/ws.*', websocket: true}", []),
+        ("{method: CONNECT, connect: true}", []),
+    ],
+)
+def test_what_a_grant_answers_draws_no_warning(http: str, found: list[str]) -> None:
+    assert slugs(racecar(PORT % f"{{http: [{http}]}}")) == found
+
+
+def slugs(loaded: Loaded) -> list[str | None]:
+    """But for override-headers, which nearly every file with HTTP rules has."""
+    return [finding.slug for finding in loaded.findings if finding.slug != "override-headers"]
+
+
+OVERRIDE = PORT % "{http: [{method: GET, headers: ['X-HTTP-Method-Override: GET']}, {path: '/a.*'}]}"
+
+
+def test_headers_that_change_the_call_are_one_warning_a_load() -> None:
+    plain = PORT % "{http: [{}, {path: '/a.*'}, {path: '/b.*'}]}"
+    loaded = load(f"{HEAD}  {plain}\n---\n{HEAD.replace('name: p', 'name: q')}  {plain}\n")
+    assert [finding.slug for finding in loaded.findings] == ["override-headers"]
+    assert str(loaded.findings[0]).startswith("p.yaml:6:81: warning: servers that honour X-HTTP-Method-Override,")
+    assert "override-headers" not in [finding.slug for finding in spec(OVERRIDE).findings]
+    assert spec(PORT % "{http: [{}]}").findings == ()
+    assert [finding.slug for finding in spec(INGRESS).findings] == ["override-headers"]
 
 
 L7_80 = '{toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: "/a.*"}]}}]}'
@@ -428,7 +685,7 @@ RELAY_80 = '{toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {l7proto: t
 def test_an_allow_that_cancels_l7_rules_is_a_warning(plain: str) -> None:
     loaded = spec(f"egress:\n- {L7_80}\n- {plain}")
     only(loaded)
-    (finding,) = loaded.findings
+    (finding,) = [finding for finding in loaded.findings if finding.slug != "override-headers"]
     assert finding.slug == "l4-cancels-l7"
     assert "default/p egress[1]" in finding.text
     assert "p.yaml:8" in finding.text
@@ -438,7 +695,29 @@ def test_an_allow_that_cancels_l7_rules_is_a_warning(plain: str) -> None:
     "plain", ['{toPorts: [{ports: [{port: "80", protocol: UDP}]}]}', '{toPorts: [{ports: [{port: "81"}]}]}', "{}"]
 )
 def test_an_allow_beside_l7_rules_is_no_warning(plain: str) -> None:
-    assert spec(f"egress:\n- {L7_80}\n- {plain}").findings == ()
+    assert slugs(spec(f"egress:\n- {L7_80}\n- {plain}")) == []
+
+
+@pytest.mark.parametrize(
+    ("peers", "plain", "found"),
+    [
+        ("fromEntities: [world]", "fromCIDR: [10.0.0.0/8]", ["l4-cancels-l7"]),
+        ("fromEntities: [all]", "fromEntities: [host]", ["l4-cancels-l7"]),
+        ("fromEntities: [host]", "fromCIDR: [127.0.0.0/8]", ["l4-cancels-l7"]),
+        ("fromEntities: [host]", "fromCIDR: [10.0.0.1/32]", ["l4-cancels-l7"]),
+        ("fromEntities: [host]", "fromCIDR: [10.0.0.0/8]", []),
+        ("fromEntities: [world]", "fromEntities: [host]", []),
+        ("fromEntities: [world-ipv4]", "fromEntities: [world-ipv6]", []),
+    ],
+)
+def test_an_allow_of_ingress_cancels_l7_rules_too(peers: str, plain: str, found: list[str]) -> None:
+    l7 = L7_80.replace("{to", f"{{{peers}, to", 1)
+    assert slugs(spec(f"ingress:\n- {l7}\n- {{{plain}}}")) == found
+
+
+def test_directions_do_not_meet() -> None:
+    assert slugs(spec(f"ingress:\n- {L7_80}\negress:\n- {{toCIDR: [10.0.0.0/8]}}\n- {RELAY_80}")) == ["l4-cancels-l7"]
+    assert len(errors(spec(f"ingress:\n- {L7_80}\n- {RELAY_80}"))) == 1
 
 
 def test_two_kinds_on_one_port_are_an_error_that_names_both() -> None:
@@ -606,6 +885,9 @@ VALUES = st.recursive(
             st.sampled_from(
                 [
                     "egress",
+                    "fromEntities",
+                    "headers",
+                    "host",
                     "toCIDR",
                     "toCIDRSet",
                     "cidr",
@@ -631,12 +913,16 @@ VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(["egress", "endpointSelector", "metadata", "enableDefaultDeny", "labels", "spec", "rules"]), VALUES
+    st.sampled_from(
+        ["egress", "ingress", "endpointSelector", "metadata", "enableDefaultDeny", "labels", "spec", "rules"]
+    ),
+    VALUES,
 )
 @pytest.mark.slow
 def test_any_value_in_any_place_gives_findings_and_no_exception(place: str, value: str) -> None:
     document = {
         "egress": f"{HEAD}  egress: {value}",
+        "ingress": f"{RACECAR}  ingress: {value}",
         "endpointSelector": GOOD.replace("{matchLabels: {app: x}}", value),
         "metadata": GOOD.replace("{name: p}", value),
         "enableDefaultDeny": f"{GOOD}  enableDefaultDeny: {value}",

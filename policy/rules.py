@@ -1,18 +1,21 @@
-"""Understand egress rules: peers, ports and the L7 rules on them."""
+"""Understand egress and ingress rules: peers, ports and the L7 rules on them."""
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from racecar.policy.document import Node
 from racecar.policy.fields import Fields, Report, fields, integer, items, string, strings
 from racecar.policy.findings import shown
+from racecar.policy.http_rules import read_http
 from racecar.policy.model import (
     ANY_PROTOCOL,
     SCTP,
     TCP,
     UDP,
     CidrBlock,
-    HttpMatch,
+    Direction,
     Layer7,
     Network,
     PortRange,
@@ -21,27 +24,41 @@ from racecar.policy.model import (
     TrafficRule,
     is_inside,
 )
-from racecar.policy.regex import SYNTAX, PatternError, compile_pattern
 
 Origin = tuple[str, str, str, str]  # name, namespace, kind, file
 
-_PEER_FIELDS = ("toCIDR", "toCIDRSet")
-_EGRESS_LATER = (
-    "toEndpoints",
-    "toEntities",
-    "toFQDNs",
-    "toServices",
-    "toGroups",
-    "toNodes",
-    "toRequires",
-    "icmps",
-    "authentication",
-)
+_PEER_FIELDS: dict[Direction, tuple[str, ...]] = {
+    "egress": ("toCIDR", "toCIDRSet"),
+    "ingress": ("fromCIDR", "fromCIDRSet", "fromEntities"),
+}
+_LATER: dict[Direction, tuple[str, ...]] = {
+    "egress": (
+        "toEndpoints",
+        "toEntities",
+        "toFQDNs",
+        "toServices",
+        "toGroups",
+        "toNodes",
+        "toRequires",
+        "icmps",
+        "authentication",
+    ),
+    "ingress": ("fromEndpoints", "fromRequires", "fromGroups", "fromNodes", "icmps", "authentication"),
+}
+_WORLD_IPV4, _WORLD_IPV6 = CidrBlock(IPv4Network("0.0.0.0/0")), CidrBlock(IPv6Network("::/0"))
+_HOST = tuple(replace(block, is_host=True) for block in (_WORLD_IPV4, _WORLD_IPV6))
+_ENTITIES = {
+    "world": (_WORLD_IPV4, _WORLD_IPV6),
+    "world-ipv4": (_WORLD_IPV4,),
+    "world-ipv6": (_WORLD_IPV6,),
+    "host": _HOST,
+    "all": (_WORLD_IPV4, _WORLD_IPV6, *_HOST),
+    "none": (),
+}
+_ENTITIES_LATER = ("remote-node", "kube-apiserver", "cluster", "init", "ingress", "health", "unmanaged")
 _PORT_RULE_LATER = ("terminatingTLS", "originatingTLS", "serverNames", "listener")
 _LAYER7_LATER = ("kafka", "dns", "l7")
-_LAYER7_RACECAR = ("httpDeny", "grpc", "grpcDeny", "kafkaDeny", "tls")
-_HTTP_LATER = ("host", "headers", "headerMatches")
-_HTTP_RACECAR = ("pathOnly", "query", "allowBody", "allowEncoded", "websocket", "connect")
+_LAYER7_LATER_RACECAR = ("httpDeny", "grpc", "grpcDeny", "kafkaDeny")
 _PROTOCOLS = {"TCP": (TCP,), "UDP": (UDP,), "SCTP": (SCTP,), "ANY": ANY_PROTOCOL}
 _PROTOCOLS_LATER = ("ICMP", "ICMPv6", "VRRP", "IGMP")
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
@@ -50,17 +67,20 @@ _PREFIX_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
-def read_egress(report: Report, node: Node | None, where: str, origin: Origin) -> tuple[TrafficRule, ...]:
-    rules = (_Reader(report, origin).rule(item, name) for name, item in items(report, node, where))
+def read_rules(
+    report: Report, node: Node | None, where: str, origin: Origin, direction: Direction
+) -> tuple[TrafficRule, ...]:
+    rules = (_Reader(report, origin, direction).rule(item, name) for name, item in items(report, node, where))
     return tuple(rule for rule in rules if rule is not None)
 
 
 class _Reader:
     """Reads rules of one policy; `where` is always the path of what is read, as rule names show it."""
 
-    def __init__(self, report: Report, origin: Origin) -> None:
+    def __init__(self, report: Report, origin: Origin, direction: Direction) -> None:
         self._report = report
         self._origin = origin
+        self._direction = direction
 
     def _ref(self, node: Node, where: str) -> RuleRef:
         return RuleRef(*self._origin, node.line, where, node.column)
@@ -70,10 +90,11 @@ class _Reader:
         return self._origin[2] == "RacecarPolicy"
 
     def rule(self, node: Node, where: str) -> TrafficRule | None:
-        rule = fields(self._report, node, where, (*_PEER_FIELDS, "toPorts"), _EGRESS_LATER)
+        peer_fields = _PEER_FIELDS[self._direction]
+        rule = fields(self._report, node, where, (*peer_fields, "toPorts"), _LATER[self._direction])
         if rule is None:
             return None
-        peers = self._peers(rule, where)
+        peers = self._peers(rule, peer_fields, where)
         ports_node = rule.get("toPorts")
         ports = [self._port_rule(item, name) for name, item in items(self._report, ports_node, f"{where}.toPorts")]
         if ports_node is not None and ports_node.kind == "sequence" and not ports_node.items:
@@ -84,26 +105,36 @@ class _Reader:
         has_ports = ports_node is not None and bool(ports_node.items)
         return TrafficRule(peers, good if has_ports else None, self._ref(node, where))
 
-    def _peers(self, rule: Fields, where: str) -> tuple[CidrBlock, ...] | None:
-        plain, sets = rule.get("toCIDR"), rule.get("toCIDRSet")
-        if plain is not None and sets is not None:
-            self._report.error(sets, f"{where}: toCIDR and toCIDRSet cannot stand in one rule; write two rules")
-        if plain is None and sets is None:
+    def _peers(self, rule: Fields, names: Sequence[str], where: str) -> tuple[CidrBlock, ...] | None:
+        given = [(name, node) for name in names if (node := rule.get(name)) is not None]
+        if not given:
             return None
-        blocks = []
-        for item, text in strings(self._report, plain, f"{where}.toCIDR"):
-            network = self._network(item, text)
-            if network is not None:
-                blocks.append(CidrBlock(network))
-        for name, item in items(self._report, sets, f"{where}.toCIDRSet"):
-            block = self._cidr_set(item, name)
-            if block is not None:
-                blocks.append(block)
+        for name, node in given[1:]:
+            text = f"{where}: {given[0][0]} and {name} cannot stand in one rule; write two rules"
+            self._report.error(node, text)
+        blocks = [block for name, node in given for block in self._blocks(name, node, f"{where}.{name}")]
         if not blocks:
-            self._report.warning(
-                plain or sets or rule.node, f"{where} names no address: it allows nothing", "empty-peers"
-            )
-        return tuple(blocks)
+            self._report.warning(given[0][1], f"{where} names no address: it allows nothing", "empty-peers")
+        return tuple(dict.fromkeys(blocks))
+
+    def _blocks(self, name: str, node: Node, where: str) -> Iterator[CidrBlock]:
+        if name.endswith("Set"):
+            for place, item in items(self._report, node, where):
+                block = self._cidr_set(item, place)
+                if block is not None:
+                    yield block
+            return
+        for item, text in strings(self._report, node, where):
+            if name.endswith("Entities"):
+                yield from self._entity(item, text, where)
+            elif (network := self._network(item, text)) is not None:
+                yield CidrBlock(network)
+
+    def _entity(self, node: Node, text: str, where: str) -> tuple[CidrBlock, ...]:
+        if text not in _ENTITIES:
+            problem = "is not supported yet" if text in _ENTITIES_LATER else "is unknown"
+            self._report.error(node, f"{where} {shown(text)} {problem}; allowed here: {', '.join(_ENTITIES)}")
+        return _ENTITIES.get(text, ())
 
     def _cidr_set(self, node: Node, where: str) -> CidrBlock | None:
         entry = fields(self._report, node, where, ("cidr", "except"), ("cidrGroupRef", "cidrGroupSelector"))
@@ -194,54 +225,43 @@ class _Reader:
         return None
 
     def _layer7(self, node: Node | None, where: str) -> Layer7 | None:
-        later = (*_LAYER7_LATER, *_LAYER7_RACECAR) if self._is_racecar else _LAYER7_LATER
-        rules = fields(self._report, node, where, ("http", "l7proto"), later)
+        known = ("http", "l7proto", "tls") if self._is_racecar else ("http", "l7proto")
+        later = (*_LAYER7_LATER, *_LAYER7_LATER_RACECAR) if self._is_racecar else _LAYER7_LATER
+        rules = fields(self._report, node, where, known, later)
         if rules is None or node is None:
             return None
         http_node, kind_node = rules.get("http"), rules.get("l7proto")
+        passes_tls = self._tls(rules)
         kind = rules.string("l7proto")
         if kind_node is not None and kind is not None and kind != "tcp":
             self._report.error(kind_node, f"not supported yet: l7proto {shown(kind)}; allowed here: tcp")
-        if kind_node is not None and http_node is not None:
-            self._report.error(kind_node, f"{where}: http and l7proto cannot stand on one port")
-        matches = [self._http(item, name) for name, item in items(self._report, http_node, f"{where}.http")]
+        if kind_node is not None and (http_node is not None or passes_tls):
+            other = "http" if http_node is not None else "tls"
+            self._report.error(kind_node, f"{where}: {other} and l7proto cannot stand on one port")
+        matches = [
+            read_http(self._report, item, name, self._ref(item, name))
+            for name, item in items(self._report, http_node, f"{where}.http")
+        ]
         if kind_node is not None:
             return Layer7("tcp", (), self._ref(node, where))
-        if not matches:
+        if not matches and not passes_tls:
             if http_node is None or not http_node.items:
                 text = f"{where} holds no L7 rule: every request on these ports passes"
                 self._report.warning(http_node or node, text, "empty-rules")
             return None
-        return Layer7("http", tuple(match for match in matches if match is not None), self._ref(node, where))
+        good = tuple(match for match in matches if match is not None)
+        return Layer7("http", good, self._ref(node, where), passes_tls)
 
-    def _http(self, node: Node, where: str) -> HttpMatch | None:
-        later = (*_HTTP_LATER, *_HTTP_RACECAR) if self._is_racecar else _HTTP_LATER
-        http = fields(self._report, node, where, ("method", "path"), later)
-        if http is None:
-            return None
-        method, path = self._pattern(http, "method", where), self._pattern(http, "path", where)
-        path_node = http.get("path")
-        if path and path_node is not None:
-            self._advise_path(path_node, path)
-        return HttpMatch(method, path, self._ref(node, where))
-
-    def _pattern(self, http: Fields, key: str, where: str) -> str | None:
-        node, text = http.get(key), http.string(key)
+    def _tls(self, rules: Fields) -> bool:
+        node, text = rules.get("tls"), rules.string("tls")
         if node is None or text is None:
-            return None
-        if not text:
-            self._report.warning(node, f"{where}.{key} is empty: it matches everything, as if absent", "empty-pattern")
-            return None
-        try:
-            compile_pattern(text)
-        except PatternError as error:
-            self._report.error(node, f"{where}.{key} {shown(text)} is not an RE2 pattern: {error}")
-        return text
-
-    def _advise_path(self, node: Node, path: str) -> None:
-        if SYNTAX.isdisjoint(path):
-            text = f"path {shown(path)} allows exactly this, without sub-paths and without a query"
-            self._report.warning(node, text, "path-exact")
+            return False
+        if text != "passthrough":
+            self._report.error(node, f"tls {shown(text)} is unknown; allowed here: passthrough")
+            return False
+        text = "TLS passes unread on these ports: no rule judges the calls inside it"
+        self._report.warning(node, text, "tls-opaque")
+        return True
 
 
 def _is_hexadecimal(text: str) -> bool:

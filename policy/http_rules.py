@@ -1,0 +1,159 @@
+"""Understand `rules.http`: one HTTP rule, and what is doubtful about it."""
+
+import re
+
+from racecar.policy.document import Node
+from racecar.policy.fields import Fields, Report, fields, strings
+from racecar.policy.findings import Finding, shown
+from racecar.policy.model import ENCODINGS, Encoding, HttpMatch, Policy, RuleRef
+from racecar.policy.regex import SYNTAX, PatternError, compile_pattern
+
+_FIELDS = ("method", "path", "host", "headers")
+_RACECAR_FIELDS = ("pathOnly", "query", "allowBody", "allowEncoded", "websocket", "connect")
+_LATER = ("headerMatches",)
+_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
+_LETTER = re.compile(r"[A-Za-z]")
+_ESCAPE_OR_CLASS = re.compile(r"\\.|\[\^?\]?[^\]]*\]")
+_OPEN_DOT = re.compile(r"\.(?![*+?{])")
+# End points whose clients send a body with GET or DELETE: searches of Elasticsearch and its kin, calls in bulk.
+_BODY_PATH = re.compile(r"_(?:m?search|count|mget|explain|validate|scroll|field_caps)\b|bulk|batch", re.IGNORECASE)
+_WEBSOCKET_PATH = re.compile(r"websocket|socket\\?\.io|sockjs|(?:^|/)wss?(?![-\w])", re.IGNORECASE)
+_OVERRIDES = ("x-http-method-override", "x-original-url", "x-rewrite-url")
+
+
+def read_http(report: Report, node: Node, where: str, ref: RuleRef) -> HttpMatch | None:
+    """One rule; None if it is no mapping. Whatever is wrong with it is in the report."""
+    is_racecar = ref.kind == "RacecarPolicy"
+    known = (*_FIELDS, *_RACECAR_FIELDS) if is_racecar else _FIELDS
+    http = fields(report, node, where, known, _LATER)
+    if http is None:
+        return None
+    match = HttpMatch(
+        method=_pattern(report, http, "method", where),
+        path=_pattern(report, http, "path", where),
+        ref=ref,
+        host=_pattern(report, http, "host", where),
+        headers=_headers(report, http.get("headers"), f"{where}.headers"),
+        path_only=http.boolean("pathOnly"),
+        query=_pattern(report, http, "query", where),
+        allow_body=http.boolean("allowBody"),
+        websocket=http.boolean("websocket"),
+        connect=http.boolean("connect"),
+        encoded=_encodings(report, http.get("allowEncoded"), f"{where}.allowEncoded"),
+    )
+    only = http.get("pathOnly")
+    if only is not None and match.path_only and match.path is None:
+        report.error(only, f"{where}: pathOnly needs path")
+    _advise(report, http, match)
+    return match
+
+
+def _pattern(report: Report, http: Fields, key: str, where: str) -> str | None:
+    node, text = http.get(key), http.string(key)
+    if node is None or text is None:
+        return None
+    if not text and key != "query":  # where it means no query at all
+        report.warning(node, f"{where}.{key} is empty: it matches everything, as if absent", "empty-pattern")
+        return None
+    try:
+        compile_pattern(text)
+    except PatternError as error:
+        report.error(node, f"{where}.{key} {shown(text)} is not an RE2 pattern: {error}")
+        return None
+    return text
+
+
+def _headers(report: Report, node: Node | None, where: str) -> tuple[tuple[str, str | None], ...]:
+    found = (_header(report, item, text) for item, text in strings(report, node, where))
+    return tuple(dict.fromkeys(header for header in found if header is not None))
+
+
+def _header(report: Report, node: Node, text: str) -> tuple[str, str | None] | None:
+    """`NAME: VALUE`, or `NAME` for a header that must be there: cut at the first space, as Cilium does."""
+    before, space, value = text.partition(" ")
+    name = before.rstrip(":") if space else before
+    if name.startswith(":"):
+        report.error(node, f"{shown(text)} names no header: use method, path or host")
+        return None
+    if ":" in name and not space:
+        asked = f"asks for a header of that whole name, which no request has; write {_spaced(name)}"
+        report.warning(node, f"{shown(text)} {asked}", "header-colon")
+    elif not _TOKEN.fullmatch(name):
+        report.error(node, f"{shown(text)} names no header: NAME, or NAME: VALUE")
+        return None
+    if not space:
+        return name.lower(), None
+    if value.strip(" \t") != value:
+        report.warning(node, f"{shown(text)} never matches: values come without outer space", "header-space")
+    elif _LETTER.search(value):
+        report.warning_once(
+            node, f"{shown(text)}: values of headers compare exactly, letter case included", "header-case"
+        )
+    return name.lower(), value
+
+
+def _spaced(text: str) -> str:
+    name, _, value = text.partition(":")
+    return shown(f"{name}: {value}" if value else name)
+
+
+def _encodings(report: Report, node: Node | None, where: str) -> frozenset[Encoding]:
+    found: set[Encoding] = set()
+    for item, text in strings(report, node, where):
+        known = next((encoding for encoding in ENCODINGS if encoding == text), None)
+        if known is None:
+            report.error(item, f"{where} {shown(text)} is unknown; allowed here: {', '.join(ENCODINGS)}")
+        else:
+            found.add(known)
+    return frozenset(found)
+
+
+def _advise(report: Report, http: Fields, match: HttpMatch) -> None:
+    """Warn where a rule means less, or more, than it seems to, and where racecar is stricter than Cilium."""
+    method, path, host = http.get("method"), http.get("path"), http.get("host")
+    grants = "" if match.ref.kind == "RacecarPolicy" else " in a RacecarPolicy"
+    if path is not None and match.path is not None and SYNTAX.isdisjoint(match.path):
+        if match.query and not match.path_only:
+            report.warning(path, "path is matched with the query: pathOnly: true leaves it to `query`", "path-exact")
+        elif not match.path_only:
+            text = f"path {shown(match.path)} allows exactly this, without sub-paths and without a query"
+            report.warning(path, text, "path-exact")
+    if host is not None and match.host is not None and _OPEN_DOT.search(_ESCAPE_OR_CLASS.sub("", match.host)):
+        text = f"host {shown(match.host)}: a dot matches any character; write \\. for a dot"
+        report.warning(host, text, "host-dot")
+    if path is not None and match.path is not None:
+        if _accepts(match.method, b"GET", b"DELETE") and _BODY_PATH.search(match.path) and not http.get("allowBody"):
+            text = f"a body on GET, HEAD or DELETE is refused; allowBody: true{grants} grants it"
+            report.warning(path, text, "body-refused")
+        if _accepts(match.method, b"GET") and _WEBSOCKET_PATH.search(match.path) and not http.get("websocket"):
+            text = f"a WebSocket is refused; websocket: true{grants} grants it"
+            report.warning(path, text, "websocket-refused")
+    if method is not None and "CONNECT" in (match.method or "") and not http.get("connect"):
+        text = f"CONNECT is refused; connect: true{grants} grants it"
+        report.warning(method, text, "connect-refused")
+
+
+def _accepts(pattern: str | None, *methods: bytes) -> bool:
+    return pattern is None or any(compile_pattern(pattern).fullmatch(method) for method in methods)
+
+
+def override_headers(policies: list[Policy]) -> list[Finding]:
+    """One warning, at the first rule on a method or path in a file that asks nothing of headers that change them."""
+    matches = [
+        match
+        for policy in policies
+        for rule in (*policy.egress, *policy.ingress)
+        for item in rule.ports or ()
+        if item.layer7 is not None
+        for match in item.layer7.http
+    ]
+    careful = {match.ref.file for match in matches if any(name in _OVERRIDES for name, _ in match.headers)}
+    for match in matches:
+        ref = match.ref
+        if ref.file not in careful and (match.method is not None or match.path is not None):
+            text = (
+                "servers that honour X-HTTP-Method-Override, X-Original-URL or X-Rewrite-URL run another call than the "
+                "one judged: switch that off in the server"
+            )
+            return [Finding(ref.file, ref.line, ref.column, "warning", text, "override-headers")]
+    return []
