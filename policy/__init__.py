@@ -9,8 +9,8 @@ Words used here:
   verdict    what becomes of a connection (tables) or of a request (engine)
 
 Modules: `files` and `document` read, `load`, `schema`, `rules` and `http_rules` understand, `conflicts` compares
-rules, `compile` makes the tables that `tables` describes, `engine` and `paths` judge requests. Import what is needed: the
-YAML and regular expression libraries are loaded by use.
+rules, `compile` makes the tables that `tables` describes, `engine` and `paths` judge requests. Import the module that
+is needed: the YAML and regular expression libraries are loaded by use.
 """
 
 from racecar.policy.reasons import Reason
