@@ -12,7 +12,11 @@ from racecar.proxy.say import Rate
 from racecar.proxy.sink import LineSink
 
 FLUSH_S = 0.05
-MAX_WAITING_ENTRIES = 20_000
+LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
+MAX_WAITING_ENTRIES = 512  # more, or more bytes, are written at once: nothing is lost that the log takes
+MAX_WAITING_BYTES = 1 << 18
+ENTRY_BYTES = 512  # that an entry takes in memory beside what a peer may make longer
+LOSSES_EVERY_S = 60.0
 STRANGERS_PER_SECOND = 10  # connections that no workload announced: in the log, never told
 DENIALS_PER_SECOND = 50  # told to the user; the log has all
 
@@ -39,6 +43,9 @@ class Journal:
         self._layers = layers
         self._tell = tell
         self._waiting: list[LogEntry] = []
+        self._waiting_bytes = 0
+        self._losses_told = 0
+        self._losses_told_at = -LOSSES_EVERY_S
         self._denials = Rate(DENIALS_PER_SECOND)
         self._strangers = Rate(STRANGERS_PER_SECOND)
         self._timer: asyncio.TimerHandle | None = None
@@ -56,10 +63,12 @@ class Journal:
             self._tell(denial_of_connection(entry))
         if self._sink is None:
             return
-        if len(self._waiting) >= MAX_WAITING_ENTRIES:
-            self._sink.lost += 1
-            return
         self._waiting.append(entry)
+        self._waiting_bytes += ENTRY_BYTES
+        if isinstance(entry, HttpEntry):
+            self._waiting_bytes += len(entry.http.method) + len(entry.http.path) + len(entry.http.host)
+        if len(self._waiting) >= MAX_WAITING_ENTRIES or self._waiting_bytes >= MAX_WAITING_BYTES:
+            self._write(self._sink)
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_S, self._tick)
 
@@ -76,19 +85,31 @@ class Journal:
     def _tick(self) -> None:
         self._timer = None
         assert self._sink is not None
-        try:
-            self._write(self._sink)
-        except Exception:
-            logger.exception("the access log could not be written")
+        self._write(self._sink)
+        self._tell_losses(self._sink.lost)
         if not self._sink.is_empty:
             self._timer = self._loop.call_later(FLUSH_S, self._tick)
 
+    def _tell_losses(self, lost: int) -> None:
+        """Now and then while they go on; how many there were in all is said at the end."""
+        now = self._loop.time()
+        if lost > self._losses_told and now - self._losses_told_at >= LOSSES_EVERY_S:
+            self._losses_told, self._losses_told_at = lost, now
+            self._tell(f"the access log takes too little: {lost} lines were dropped so far")
+
     def _write(self, sink: LineSink) -> None:
-        entries, self._waiting = self._waiting, []
-        flows = self._flows
-        for entry in entries:
-            if isinstance(entry, HttpEntry):
-                sink.add(flows.request(entry), denial=entry.http.verdict is not Verdict.FORWARDED)
-            elif isinstance(entry, ConnectionEntry):
-                sink.add(flows.connection(entry), denial=entry.verdict is not Verdict.FORWARDED)
-        sink.flush()
+        entries, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        try:
+            for entry in entries:
+                self._add(sink, entry)
+            sink.flush()
+        except Exception:
+            logger.exception("the access log could not be written")
+
+    def _add(self, sink: LineSink, entry: LogEntry) -> None:
+        if isinstance(entry, HttpEntry):
+            is_denial = entry.http.verdict is not Verdict.FORWARDED
+            sink.add(self._flows.request(entry), denial=is_denial, workload=entry.record.workload)
+        else:
+            workload = -1 if entry.record is None else entry.record.workload
+            sink.add(self._flows.connection(entry), denial=entry.verdict is not Verdict.FORWARDED, workload=workload)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.flows import FlowSource, FlowWriter
-from racecar.proxy.journal import Journal
+from racecar.proxy.journal import LAST_LINES_S, Journal
 from racecar.proxy.layers import RelayLayer, layers_of
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.places import Place
@@ -21,7 +21,6 @@ from racecar.proxy.server import LayerPolicy, Server
 from racecar.proxy.sink import LineSink
 from racecar.redirect.netlink import RouteWatch
 
-LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +91,7 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[Stop
             log=journal.log,
             source_of=records.source_of,
             http_config=service.http,
+            answers_dial_failures=True,
         )
         stack.callback(_tell_losses, journal)
         stack.callback(server.close)

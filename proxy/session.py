@@ -20,13 +20,13 @@ from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.channel import Channel, ChannelClosed
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.flows import FlowSource, FlowWriter, denial_of_event
-from racecar.proxy.journal import DENIALS_PER_SECOND
+from racecar.proxy.journal import DENIALS_PER_SECOND, LAST_LINES_S
 from racecar.proxy.layers import layers_of
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.processes import RESTART_WINDOW_S, Deaths, caught
 from racecar.proxy.say import Rate, say
 from racecar.proxy.sink import LineSink, open_log
-from racecar.proxy.worker import LAST_LINES_S, WorkerPlan, start_worker
+from racecar.proxy.worker import WorkerPlan, start_worker
 from racecar.redirect import cgroups, registry
 from racecar.redirect.abi import EventKind, KernelEvent
 from racecar.redirect.instance import Instance, ListenPorts, pin_root

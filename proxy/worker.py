@@ -23,7 +23,7 @@ import uvloop
 from racecar.proxy.channel import Channel, ChannelClosed
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.flows import FlowSource, FlowWriter
-from racecar.proxy.journal import Journal
+from racecar.proxy.journal import LAST_LINES_S, Journal
 from racecar.proxy.layers import Layer
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.processes import take_all_descriptors
@@ -33,7 +33,6 @@ from racecar.redirect.abi import ConnectionRecord
 from racecar.redirect.instance import ConnectionRecords
 
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
-LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 logger = logging.getLogger(__name__)

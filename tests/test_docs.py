@@ -1,6 +1,5 @@
 """What the documents say in tables and examples is what the code does."""
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -10,12 +9,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from racecar.parsers.http1 import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from racecar.parsers.http1.heads import MAX_STATUS_LINE_BYTES
 from racecar.policy.load import load_text
 from racecar.policy.reasons import Reason
 from racecar.proxy import cli
-from racecar.proxy.core.http1_types import HttpConfig
-from racecar.proxy.limits import EdgeConfig
+from racecar.proxy.config import SETTINGS, read_configuration
+from racecar.proxy.journal import DENIALS_PER_SECOND, LAST_LINES_S
+from racecar.proxy.processes import MAX_RESTARTS, RESTART_WINDOW_S
+from racecar.proxy.sink import MAX_QUEUED_LINES
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SCHEMA = json.loads((CHECKOUT / "docs/flow.schema.json").read_text())
@@ -34,24 +35,27 @@ def section(document: str, heading: str) -> str:
     return text.split(f"\n## {heading}", 1)[1].split("\n## ", 1)[0]
 
 
-@pytest.mark.parametrize(("heading", "config"), [("Connections", EdgeConfig), ("HTTP/1.1", HttpConfig)])
-def test_every_setting_is_documented_with_its_default(heading: str, config: Any) -> None:
-    documented = {cells[0].strip("`"): cells[1] for cells in rows(section("docs/configuration.md", heading))}
-    for field in dataclasses.fields(config):
-        wanted = "none" if field.default is None else str(field.default)
-        assert documented.get(field.name) == wanted, field.name
+@pytest.mark.parametrize("part", ["timeouts", "limits"])
+def test_every_setting_is_documented_as_it_is(part: str) -> None:
+    documented = list(rows(section("docs/configuration.md", part.capitalize())))[2:]
+    known = [setting for setting in SETTINGS if setting.section == part]
+    wanted = [[f"`{s.key}`", s.text(s.default), s.range, s.effect] for s in known]
+    assert documented == wanted
 
 
-def test_no_setting_is_documented_that_is_gone() -> None:
-    known = {field.name for config in (EdgeConfig, HttpConfig) for field in dataclasses.fields(config)}
-    named = re.findall(r"^\| `(\w+)` \|", (CHECKOUT / "docs/configuration.md").read_text(), re.MULTILINE)
-    assert set(named) == known
+def test_limits_that_cannot_be_set_are_documented() -> None:
+    limits = {cells[0]: cells[1] for cells in rows(section("docs/configuration.md", "Not set by the file"))}
+    assert limits["status line of an answer"] == f"{MAX_STATUS_LINE_BYTES} bytes"
+    assert limits["deaths of the proxy, or of `run`'s workers"] == f"{MAX_RESTARTS} in {RESTART_WINDOW_S:g} s"
+    assert limits["denials on stderr"] == f"{DENIALS_PER_SECOND} a second and process"
+    lines = f"{MAX_QUEUED_LINES:,}"
+    assert limits["lines that wait for the access log"] == f"{lines} denials, {lines} others"
+    assert limits["last lines of the access log"] == f"{LAST_LINES_S:g} s"
 
 
-def test_limits_of_a_head_are_documented() -> None:
-    limits = {cells[0]: cells[1] for cells in rows(section("docs/configuration.md", "HTTP/1.1"))}
-    wanted = {"head": f"{MAX_HEAD_BYTES} bytes", "target": f"{MAX_TARGET_BYTES} bytes", "headers": str(MAX_HEADERS)}
-    assert {name: limits[name] for name in wanted} == wanted
+def test_the_example_of_a_configuration_is_read() -> None:
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", (CHECKOUT / "docs/configuration.md").read_text(), re.M | re.S)
+    assert load_text(example.encode(), "x.yaml", config_reader=read_configuration).findings == ()
 
 
 def test_every_reason_is_documented_under_its_number() -> None:
@@ -84,11 +88,13 @@ def test_the_example_of_the_access_log_keeps_to_its_schema() -> None:
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(example))
 
 
-def test_every_option_of_exec_is_documented() -> None:
+@pytest.mark.parametrize("verb", ["exec", "run"])
+def test_every_option_is_documented(verb: str) -> None:
     _parser, commands = cli._parser()
-    options = {name for action in commands["exec"]._actions for name in action.option_strings if name[:2] == "--"}
-    text = (CHECKOUT / "docs/exec.md").read_text()
-    assert [option for option in options - {"--help"} if option not in text.split("## Exit code")[0]] == []
+    options = {name for action in commands[verb]._actions for name in action.option_strings if name[:2] == "--"}
+    usage, table = (CHECKOUT / f"docs/{verb}.md").read_text().split("\n|", 1)
+    for text in (usage, table):
+        assert [option for option in options - {"--help"} if option not in text] == []
 
 
 def test_every_call_that_the_filter_refuses_is_documented() -> None:
