@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from racecar.proxy.core.http1_types import Verdict
 from racecar.proxy.flows import FlowWriter, denial_of_connection, denial_of_request
 from racecar.proxy.layers import Layer
-from racecar.proxy.records import ConnectionEntry, HttpEntry, LogEntry
+from racecar.proxy.records import HttpEntry, LogEntry
 from racecar.proxy.say import Rate
 from racecar.proxy.sink import LineSink
 
 FLUSH_S = 0.05
 LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
-MAX_WAITING_ENTRIES = 512  # more, or more bytes, are written at once: nothing is lost that the log takes
-MAX_WAITING_BYTES = 1 << 18
+MAX_WAITING_BYTES = 1 << 18  # of entries, then they are written at once: nothing is lost that the log takes
 ENTRY_BYTES = 512  # that an entry takes in memory beside what a peer may make longer
 LOSSES_EVERY_S = 60.0
 STRANGERS_PER_SECOND = 10  # connections that no workload announced: in the log, never told
@@ -67,7 +66,7 @@ class Journal:
         self._waiting_bytes += ENTRY_BYTES
         if isinstance(entry, HttpEntry):
             self._waiting_bytes += len(entry.http.method) + len(entry.http.path) + len(entry.http.host)
-        if len(self._waiting) >= MAX_WAITING_ENTRIES or self._waiting_bytes >= MAX_WAITING_BYTES:
+        if self._waiting_bytes >= MAX_WAITING_BYTES:
             self._write(self._sink)
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_S, self._tick)
@@ -99,12 +98,13 @@ class Journal:
 
     def _write(self, sink: LineSink) -> None:
         entries, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        try:
-            for entry in entries:
+        for entry in entries:
+            try:
                 self._add(sink, entry)
-            sink.flush()
-        except Exception:
-            logger.exception("the access log could not be written")
+            except Exception:
+                logger.exception("an entry of the access log could not be written")
+                sink.lost += 1
+        sink.flush()
 
     def _add(self, sink: LineSink, entry: LogEntry) -> None:
         if isinstance(entry, HttpEntry):

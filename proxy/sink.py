@@ -1,6 +1,7 @@
 """The access log's sink: lines are queued, written when the file takes them, and dropped and counted when it does not.
 
-Denials go first and are dropped last. Nothing here ever waits for the reader of the log.
+Denials go first and are dropped last. Workloads take turns, and where room is short the one that holds most of it gives
+way: none can wash out what is said of another. Nothing here ever waits for the reader of the log.
 """
 
 import errno
@@ -11,8 +12,11 @@ import time
 from collections import deque
 from pathlib import Path
 
-MAX_QUEUED_LINES = 10_000  # of each kind
+MAX_HELD_BYTES = 16 << 20  # of all lines that wait
+MAX_OTHER_BYTES = 8 << 20  # of those among them that are no denials
+LINE_OVERHEAD = 64  # bytes that a line takes in memory beyond its text
 FILE_BATCH_BYTES = 65536
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota or a file that is full, for now
 
 
 def open_log(path: str) -> int:
@@ -31,25 +35,106 @@ def open_log(path: str) -> int:
     return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
+class _Lines:
+    """Lines of one kind, a queue for each workload."""
+
+    def __init__(self) -> None:
+        self._queues: dict[int, deque[bytes]] = {}
+        self._held: dict[int, int] = {}  # by workload; sums up to `held`
+        self.held = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def add(self, workload: int, line: bytes, size: int) -> None:
+        queue = self._queues.get(workload)
+        if queue is None:
+            queue = self._queues[workload] = deque()
+            self._held[workload] = 0
+        queue.append(line)
+        self._held[workload] += size
+        self.held += size
+
+    def make_room(self, workload: int, size: int, limit: int) -> int:
+        """Drop the newest lines of those that hold more than `workload` would, until `limit` is kept; how many."""
+        dropped = 0
+        while self.held + size > limit and self._queues:
+            largest = max(self._held, key=self._held.__getitem__)
+            if self._held[largest] <= self._held.get(workload, 0) + size:
+                break
+            self.drop_newest(largest)
+            dropped += 1
+        return dropped
+
+    def drop_newest(self, workload: int | None = None) -> None:
+        """Of `workload`, or of the one that holds most."""
+        if workload is None:
+            workload = max(self._held, key=self._held.__getitem__)
+        self._let_go(workload, len(self._queues[workload].pop()) + LINE_OVERHEAD)
+
+    def move_to(self, batch: bytearray, limit: int) -> None:
+        """Fill the batch with whole lines of the workload whose turn it is, then it is the next one's."""
+        workload, queue = next(iter(self._queues.items()))
+        taken = 0
+        while queue and (not batch or len(batch) + len(queue[0]) <= limit):
+            line = queue.popleft()
+            batch += line
+            taken += len(line) + LINE_OVERHEAD
+        if taken and queue and len(self._queues) > 1:
+            self._queues[workload] = self._queues.pop(workload)
+        self._let_go(workload, taken)
+
+    def clear(self) -> int:
+        """How many lines are gone."""
+        gone = len(self)
+        self._queues.clear()
+        self._held.clear()
+        self.held = 0
+        return gone
+
+    def _let_go(self, workload: int, size: int) -> None:
+        self.held -= size
+        self._held[workload] -= size
+        if not self._queues[workload]:
+            del self._queues[workload], self._held[workload]
+
+
 class LineSink:
     """Bounded queues in front of a descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._denials: deque[bytes] = deque()
-        self._others: deque[bytes] = deque()
+        self._denials = _Lines()
+        self._others = _Lines()
         self._rest = b""  # of a line that the sink took in part
+        self._is_full = False
         self.lost = 0
         self.broken = False
 
-    def add(self, line: str, *, denial: bool) -> None:
+    def add(self, line: str, *, denial: bool, workload: int = 0) -> None:
         """Queue one line, without its newline."""
-        queue = self._denials if denial else self._others
-        if len(queue) >= MAX_QUEUED_LINES or self.broken:
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        size = len(data) + LINE_OVERHEAD
+        lines, limit = (self._denials, MAX_HELD_BYTES) if denial else (self._others, MAX_OTHER_BYTES)
+        if self.broken or not self._has_room(lines, limit, workload, size):
             self.lost += 1
             return
-        queue.append(line.encode("utf-8", "backslashreplace") + b"\n")
+        lines.add(workload, data, size)
+
+    def _has_room(self, lines: _Lines, limit: int, workload: int, size: int) -> bool:
+        if lines is self._denials:
+            while self._others and lines.held + self._others.held + size > MAX_HELD_BYTES:
+                self._others.drop_newest()
+                self.lost += 1
+        else:
+            limit = min(limit, MAX_HELD_BYTES - self._denials.held)
+        if lines.held + size > limit:
+            self.lost += lines.make_room(workload, size, limit)
+        return lines.held + size <= limit
 
     @property
     def is_empty(self) -> bool:
@@ -57,6 +142,7 @@ class LineSink:
 
     def flush(self) -> None:
         """Write what the descriptor takes now."""
+        self._is_full = False
         while not self.is_empty and not self.broken:
             if not self._is_writable():
                 return
@@ -66,12 +152,13 @@ class LineSink:
             except BlockingIOError:
                 self._rest = batch
                 return
-            except OSError:
-                self.broken = True  # the reader is gone: count, and go on without a log
-                self.lost += len(self._denials) + len(self._others) + batch.count(b"\n")
-                self._denials.clear()
-                self._others.clear()
-                self._rest = b""
+            except OSError as failed:
+                self._rest = batch
+                if failed.errno in NO_SPACE:
+                    self._is_full = True  # somebody may make room: tried again with the next flush
+                else:
+                    self.broken = True  # the reader is gone: count, and go on without a log
+                    self._drop_all()
                 return
             self._rest = batch[written:]
 
@@ -79,13 +166,14 @@ class LineSink:
         """Write the last lines: a slow reader gets this long. How many lines were lost in all."""
         deadline = time.monotonic() + timeout_s
         self.flush()
-        while not self.is_empty and self._is_writable(deadline - time.monotonic()):
+        while not self.is_empty and not self._is_full and self._is_writable(deadline - time.monotonic()):
             self.flush()
-        self.lost += self._rest.count(b"\n") + len(self._denials) + len(self._others)
-        self._rest = b""
-        self._denials.clear()
-        self._others.clear()
+        self._drop_all()
         return self.lost
+
+    def _drop_all(self) -> None:
+        self.lost += self._rest.count(b"\n") + self._denials.clear() + self._others.clear()
+        self._rest = b""
 
     def _is_writable(self, wait_s: float = 0) -> bool:
         if self._is_file:
@@ -98,7 +186,10 @@ class LineSink:
         """Whole lines, as many as one write takes at once: a pipe takes PIPE_BUF bytes whole or not at all."""
         limit = FILE_BATCH_BYTES if self._is_file else select.PIPE_BUF
         batch = bytearray()
-        for queue in (self._denials, self._others):
-            while queue and (not batch or len(batch) + len(queue[0]) <= limit):
-                batch += queue.popleft()
+        for lines in (self._denials, self._others):
+            while lines:
+                before = len(batch)
+                lines.move_to(batch, limit)
+                if len(batch) == before:
+                    return bytes(batch)
         return bytes(batch)

@@ -4,6 +4,7 @@ import array
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import socket
 import termios
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from racecar.proxy.sink import MAX_QUEUED_LINES, LineSink, open_log
+from racecar.proxy import sink as sink_module
+from racecar.proxy.sink import LINE_OVERHEAD, LineSink, open_log
 
 F_SETPIPE_SZ = 1031
 
@@ -132,24 +134,116 @@ def test_at_the_end_a_slow_reader_is_waited_for_and_a_dead_one_is_not() -> None:
         assert sink.is_empty
 
 
-def test_a_full_queue_drops_the_new_line_and_counts_it() -> None:
-    with full_pipe() as (_reader, writer):
-        sink = LineSink(writer)
-        for _ in range(MAX_QUEUED_LINES + 3):
-            sink.add("a", denial=False)
-        assert sink.lost == 3
+LINE = "x" * 99  # 100 bytes with its newline
+LINE_SIZE = 100 + LINE_OVERHEAD
 
 
-def test_a_queue_full_of_allowed_lines_leaves_denials_their_own() -> None:
+@pytest.fixture
+def room_for_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten lines in all, five of them no denials."""
+    monkeypatch.setattr(sink_module, "MAX_HELD_BYTES", 10 * LINE_SIZE)
+    monkeypatch.setattr(sink_module, "MAX_OTHER_BYTES", 5 * LINE_SIZE)
+
+
+def waiting(sink: LineSink, reader: int) -> list[str]:
+    """What the sink holds, oldest first, by emptying it into its pipe."""
+    lines = b""
+    while not sink.is_empty:
+        drain_all(reader)
+        sink.flush()
+        lines += drain(reader)
+    return lines.decode().split()
+
+
+def drain_all(fd: int) -> None:
+    while drain(fd):
+        pass
+
+
+def named(name: str) -> str:
+    return name.ljust(99, ".")
+
+
+@pytest.mark.usefixtures("room_for_ten")
+def test_bytes_are_bounded_and_what_goes_beyond_is_counted() -> None:
     with full_pipe() as (reader, writer):
         sink = LineSink(writer)
-        for _ in range(MAX_QUEUED_LINES + 1):
-            sink.add("allowed", denial=False)
-        sink.add("denied", denial=True)
+        for number in range(8):
+            sink.add(named(f"a{number}"), denial=False)
+        assert sink.lost == 3
+        for number in range(12):
+            sink.add(named(f"d{number}"), denial=True)
+        assert sink.lost == 3 + 5 + 2
+        assert waiting(sink, reader) == [named(f"d{number}") for number in range(10)]
+
+
+@pytest.mark.usefixtures("room_for_ten")
+def test_a_long_line_takes_the_room_of_many() -> None:
+    with full_pipe() as (_reader, writer):
+        sink = LineSink(writer)
+        sink.add("x" * (9 * LINE_SIZE), denial=True)
+        sink.add(LINE, denial=True)
         assert sink.lost == 1
-        drain(reader)
+
+
+@pytest.mark.usefixtures("room_for_ten")
+def test_denials_take_the_room_of_allowed_lines_and_never_the_other_way_round() -> None:
+    with full_pipe() as (reader, writer):
+        sink = LineSink(writer)
+        for number in range(5):
+            sink.add(named(f"a{number}"), denial=False)
+        for number in range(7):
+            sink.add(named(f"d{number}"), denial=True)
+        sink.add(named("a5"), denial=False)
+        assert sink.lost == 3
+        assert waiting(sink, reader) == [named(name) for name in (*(f"d{n}" for n in range(7)), "a0", "a1", "a2")]
+
+
+@pytest.mark.usefixtures("room_for_ten")
+@pytest.mark.parametrize(("denial", "share"), [(True, 5), (False, 2)])
+def test_no_workload_washes_out_the_lines_of_another(denial: bool, share: int) -> None:
+    with full_pipe() as (reader, writer):
+        sink = LineSink(writer)
+        for number in range(100):
+            sink.add(named(f"flood{number}"), denial=denial, workload=1)
+        for number in range(share):
+            sink.add(named(f"quiet{number}"), denial=denial, workload=2)
+        for number in range(100):
+            sink.add(named(f"flood{number}"), denial=denial, workload=1)
+        kept = waiting(sink, reader)
+        assert len(kept) == (10 if denial else 5)
+        assert [line for line in kept if line.startswith("quiet")] == [named(f"quiet{n}") for n in range(share)]
+        assert sink.lost + len(kept) == 200 + share
+
+
+def test_workloads_take_turns() -> None:
+    with full_pipe() as (reader, writer):
+        sink = LineSink(writer)
+        for workload in (1, 2):
+            for number in range(100):
+                sink.add(named(f"{workload}-{number}"), denial=True, workload=workload)
+        turns = []
+        while not sink.is_empty:
+            drain_all(reader)
+            sink.flush()
+            turns.append(drain(reader)[:1])
+        assert turns == [b"1", b"2", b"1", b"2", b"1"]
+
+
+def test_room_is_given_back() -> None:
+    """Else a log that runs for long would take nothing any more."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    sink = LineSink(writer)
+    for number in range(3000):
+        sink.add("x" * 9000, denial=number % 2 == 0, workload=number % 3)
         sink.flush()
-        assert drain(reader).startswith(b"denied\n")
+        drain(reader)
+    while not sink.is_empty:
+        sink.flush()
+        drain(reader)
+    assert (sink.lost, sink._denials.held, sink._others.held) == (0, 0, 0)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_with_the_reader_gone_it_goes_on_and_counts() -> None:
@@ -177,8 +271,26 @@ def test_a_full_disk_is_counted_and_no_failure() -> None:
     sink.add("a", denial=False)
     sink.add("b", denial=True)
     sink.flush()
-    assert (sink.broken, sink.lost) == (True, 2)
+    assert (sink.broken, sink.is_empty, sink.lost) == (False, False, 0)
+    assert sink.finish(10) == 2
     os.close(fd)
+
+
+def test_once_there_is_room_again_the_lines_go_on(log: tuple[Path, int]) -> None:
+    path, fd = log
+    sink = LineSink(fd)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))
+    try:
+        sink.add(named("a"), denial=True)
+        sink.add(named("b"), denial=True)
+        sink.flush()
+        assert (path.stat().st_size, sink.is_empty) == (150, False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sink.flush()
+    assert path.read_text().split() == [named("a"), named("b")]
+    assert sink.lost == 0
 
 
 def test_a_socket_whose_peer_does_not_read_is_not_waited_for() -> None:
