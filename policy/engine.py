@@ -268,17 +268,19 @@ class HttpMatcher:
         return islice((Near(rule, failed) for rule, failed in self._failing(matching, self._all)), MAX_NEAREST)
 
     def _failing(self, matching: dict[str, _Rules], among: _Rules) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Rules with the fields that they fail in, fewest first; beyond two fields of the first rules only."""
+        """Rules with the fields that they fail in, fewest first, then in their order; not all of those alike."""
         names = [name for name in (*_FIELDS, *_GRANTS) if among & ~matching[name]]
         rest = among
         for size in (1, 2):
+            alike: list[tuple[int, tuple[str, ...]]] = []
             for failed in combinations(names, size):
                 found = among
                 for name in names:
                     found &= ~matching[name] if name in failed else matching[name]
                 rest &= ~found
-                for index in islice(_indexes(found), MAX_NEAREST):
-                    yield self._numbers[index], failed
+                alike += ((index, failed) for index in islice(_indexes(found), MAX_NEAREST))
+            for index, failed in sorted(alike)[:MAX_NEAREST]:
+                yield self._numbers[index], failed
         compared = []
         for index in islice(_indexes(rest), MAX_COMPARED_RULES):
             failed = tuple(name for name in names if not matching[name] >> index & 1)
