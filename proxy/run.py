@@ -19,6 +19,7 @@ from racecar.proxy.plain import is_own, own_addresses
 from racecar.proxy.processes import take_all_descriptors
 from racecar.proxy.say import say
 from racecar.proxy.serving import Service, Stop, serve, stop_on_signals
+from racecar.proxy.shared_log import lock_for
 from racecar.proxy.sink import open_log
 from racecar.redirect.names import check_name
 
@@ -95,11 +96,16 @@ def _service(options: RunOptions, upstream: Place, stack: contextlib.ExitStack) 
     edge = options.edge
     if edge.max_pipes is None and options.workers > 1:
         edge = replace(edge, max_pipes=max(1, affordable_pipes() // options.workers))  # one user's budget for all
+    log_fd = _open_log(options.access_log, stack)
+    log_lock = None if log_fd is None or options.workers == 1 else lock_for(log_fd)
+    if log_lock is not None:
+        stack.callback(os.close, log_lock)
     return Service(
         compiled=compiled,
         upstream=upstream,
         source=FlowSource(instance, options.namespace, options.labels, compiled.rules, compiled.policies),
-        log_fd=_open_log(options.access_log, stack),
+        log_fd=log_fd,
+        log_lock=log_lock,
         drain_timeout_s=options.drain_timeout_s,
         edge=edge,
         http=options.http,

@@ -18,9 +18,9 @@ from racecar.proxy.places import Place
 from racecar.proxy.plain import PlainRecords
 from racecar.proxy.say import say
 from racecar.proxy.server import LayerPolicy, Server
+from racecar.proxy.shared_log import SharedSink
 from racecar.proxy.sink import LineSink
 from racecar.redirect.netlink import RouteWatch
-
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Service:
     upstream: Place
     source: FlowSource
     log_fd: int | None
+    log_lock: int | None  # a descriptor to take turns by, where other processes write to the log too
     drain_timeout_s: float
     edge: EdgeConfig
     http: HttpConfig
@@ -81,7 +82,7 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[Stop
         records = PlainRecords(service.compiled, service.upstream)
         loop.add_reader(watch.fileno(), _renew, watch, records)
         stack.callback(loop.remove_reader, watch.fileno())
-        sink = None if service.log_fd is None else LineSink(service.log_fd)
+        sink = _sink(service)
         journal = Journal(loop, FlowWriter(service.source, lambda _pid, _start: None), sink, layers, say)
         server = Server(
             loop,
@@ -100,6 +101,12 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[Stop
         ready(stop)
         await stop.wait()
         await _drain(server, stop, service.drain_timeout_s)
+
+
+def _sink(service: Service) -> LineSink | None:
+    if service.log_fd is None:
+        return None
+    return LineSink(service.log_fd) if service.log_lock is None else SharedSink(service.log_fd, service.log_lock)
 
 
 def _renew(watch: RouteWatch, records: PlainRecords) -> None:

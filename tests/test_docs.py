@@ -16,7 +16,7 @@ from racecar.proxy import cli
 from racecar.proxy.config import SETTINGS, read_configuration
 from racecar.proxy.journal import DENIALS_PER_SECOND, LAST_LINES_S
 from racecar.proxy.processes import MAX_RESTARTS, RESTART_WINDOW_S
-from racecar.proxy.sink import MAX_QUEUED_LINES
+from racecar.proxy.sink import MAX_HELD_BYTES, MAX_OTHER_BYTES
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SCHEMA = json.loads((CHECKOUT / "docs/flow.schema.json").read_text())
@@ -48,8 +48,8 @@ def test_limits_that_cannot_be_set_are_documented() -> None:
     assert limits["status line of an answer"] == f"{MAX_STATUS_LINE_BYTES} bytes"
     assert limits["deaths of the proxy, or of `run`'s workers"] == f"{MAX_RESTARTS} in {RESTART_WINDOW_S:g} s"
     assert limits["denials on stderr"] == f"{DENIALS_PER_SECOND} a second and process"
-    lines = f"{MAX_QUEUED_LINES:,}"
-    assert limits["lines that wait for the access log"] == f"{lines} denials, {lines} others"
+    held = f"{MAX_HELD_BYTES >> 20} MB, {MAX_OTHER_BYTES >> 20} MB of them for what was no denial"
+    assert limits["lines that wait for the access log"] == held
     assert limits["last lines of the access log"] == f"{LAST_LINES_S:g} s"
 
 
