@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from racecar.policy.compile import PolicyConflictError, compile_workload
+from racecar.policy.engine import HttpCall, HttpMatcher
 from racecar.policy.model import (
     ANY_PROTOCOL,
     TCP,
@@ -25,7 +26,7 @@ from racecar.policy.model import (
     Selector,
     TrafficRule,
 )
-from racecar.policy.tables import HOST, WORLD, CompiledWorkload, L4Verdict, Verdict, port_prefixes
+from racecar.policy.tables import HOST, WORLD, CompiledWorkload, HttpRule, L4Verdict, Verdict, port_prefixes
 
 Address = IPv4Address | IPv6Address
 
@@ -65,7 +66,7 @@ def compiled(*policies: Policy, direction: Direction = "egress", audit: bool = F
 def blocks(draw: st.DrawFn) -> CidrBlock:
     network = draw(st.sampled_from(NETWORKS))
     inside = [hole for hole in NETWORKS if hole.version == network.version and hole.subnet_of(network)]  # type: ignore[arg-type]
-    return CidrBlock(network, tuple(draw(st.lists(st.sampled_from(inside), max_size=2))))
+    return CidrBlock(network, tuple(draw(st.lists(st.sampled_from(inside), max_size=2))), draw(st.booleans()))
 
 
 @st.composite
@@ -103,8 +104,8 @@ def reaches(block: CidrBlock, address: Address, scope: int) -> bool:
     network: Network = block.network
     if address not in network or any(address in hole for hole in block.excepted):
         return False
-    if scope == WORLD:
-        return True
+    if scope == WORLD or block.is_host:
+        return not (scope == WORLD and block.is_host)
     loopback = ip_network("127.0.0.0/8") if network.version == 4 else ip_network("::1/128")
     return network.prefixlen == network.max_prefixlen or network.subnet_of(loopback)  # type: ignore[arg-type]
 
@@ -322,6 +323,75 @@ def test_rule_sets_and_rules_name_their_origin() -> None:
     assert tables.rules[answer.rule].name == "default/p ports 80"
     (rule,) = tables.rulesets[answer.ruleset].http
     assert tables.rules[rule.rule].name == "default/p http"
+
+
+def test_the_host_is_not_the_world() -> None:
+    host = (CidrBlock(ip_network("0.0.0.0/0"), is_host=True), CidrBlock(ip_network("::/0"), is_host=True))
+    tables = compiled(
+        policy(TrafficRule(host, None, ref("host")), TrafficRule(cidr("10.0.0.0/8"), (tcp(80),), ref("w")))
+    )
+    for address in ("127.0.0.1", "::1", "10.0.0.1", "192.0.2.1", "fd00::1"):
+        assert tables.judge_l4(ip_address(address), HOST, TCP, 443).verdict is Verdict.ALLOW
+        assert tables.judge_l4(ip_address(address), WORLD, TCP, 443).verdict is Verdict.DENY
+    assert tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80).verdict is Verdict.ALLOW
+
+
+def test_a_http_rule_reaches_the_tables_whole() -> None:
+    match = HttpMatch(
+        "GET",
+        "/q",
+        ref("whole"),
+        host="h",
+        headers=(("x-a", "v"), ("x-b", None)),
+        path_only=True,
+        query="q",
+        allow_body=True,
+        websocket=True,
+        connect=True,
+        encoded=frozenset({"dot"}),
+    )
+    tables = compiled(policy(TrafficRule(None, (tcp(80, Layer7("http", (match,), ref("rules"))),), ref("l7"))))
+    ((made,),) = [ruleset.http for ruleset in tables.rulesets[1:]]
+    for field in dataclasses.fields(HttpRule):
+        if field.name != "rule":
+            assert getattr(made, field.name) == getattr(match, field.name), field.name
+    assert tables.rules[made.rule] == match.ref
+
+
+def test_l7_rules_of_a_policy_without_default_deny_refuse_nothing() -> None:
+    open_80 = policy(TrafficRule(None, (tcp(80, HTTP),), ref("open")), default_deny=False, name="open")
+    closed = policy(TrafficRule(None, (tcp(443),), ref("closed")))
+    tables = compiled(open_80, closed)
+    ruleset = tables.rulesets[tables.judge_l4(ip_address("10.0.0.1"), WORLD, TCP, 80).ruleset]
+    assert tables.rules[ruleset.tls].index == "rules"
+    judge = HttpMatcher(ruleset).judge
+    for call in (
+        HttpCall(b"GET", b"/jobs"),
+        HttpCall(b"PUT", b"/other?x", b"host"),
+        HttpCall(b"DELETE", b"/a", has_body=True),
+        HttpCall(b"GET", b"/ws", is_websocket=True),
+        HttpCall(b"CONNECT", b"db:5432"),
+        HttpCall(b"GET", b"/a%2f%5c%2e%ff/..;x"),
+        HttpCall(b"GET", b"/a//../b"),
+    ):
+        assert judge(call).allow, call
+    assert not judge(HttpCall(b"GET", b"/a%00")).allow
+
+
+def test_tls_passes_where_one_of_the_rules_says_so() -> None:
+    tls = dataclasses.replace(HTTP, http=(), passes_tls=True, ref=ref("tls"))
+    rules = (
+        TrafficRule(cidr("10.0.0.0/8"), (tcp(80, HTTP),), ref("a")),
+        TrafficRule(cidr("10.1.0.0/16"), (tcp(80, tls),), ref("b")),
+    )
+    tables = compiled(policy(*rules))
+    for address, name in (("10.0.0.1", "default deny"), ("10.1.0.1", "tls")):
+        ruleset = tables.rulesets[tables.judge_l4(ip_address(address), WORLD, TCP, 80).ruleset]
+        assert (ruleset.kind, len(ruleset.http), tables.rules[ruleset.tls].index) == ("http", 1, name)
+    alone = compiled(policy(TrafficRule(None, (tcp(80, tls),), ref("b"))))
+    (only,) = alone.rulesets[1:]
+    assert (only.kind, only.http, only.tls > 0) == ("http", (), True)
+    assert not HttpMatcher(only).judge(HttpCall(b"GET", b"/")).allow
 
 
 ANYWHERE_80 = TrafficRule(None, (tcp(80),), ref("80"))
