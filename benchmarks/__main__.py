@@ -21,6 +21,7 @@ from benchmarks.scenarios import BY_NAME, SCENARIOS
 
 PIPE_COLUMNS = 160
 FAILED = 1
+QUIET_SHARE = 0.05  # of the machine in the hands of others, in the median round
 
 
 def positive(text: str) -> int:
@@ -99,6 +100,8 @@ def _show(console: Console, done: Run, about: dict[str, Any], asked: argparse.Na
     )
     for line in lines:
         console.print(Text(line), style="dim", soft_wrap=True)
+    if usual > QUIET_SHARE:
+        console.print("the machine was too busy for these ratios to mean much: run it again", style="yellow")
     for result in done.results:
         for problem in result.problems:
             console.print(Text(f"wrong: {problem}"), style="red", soft_wrap=True)

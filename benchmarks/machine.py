@@ -35,10 +35,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     # wrk has no option that only tells its version: it prints its usage and fails.
-    found["wrk"] = _first(r"^wrk (\S+)", said([find("wrk"), "-v"]))
+    found["wrk"] = _first(r"^wrk (?:\w+/)?(\S+)", said([find("wrk"), "-v"]))
     found["nginx"] = _first(r"nginx/(\S+)", said([find("nginx"), "-v"]))
-    found["envoy"] = _first(r"version: (\S+)", said([envoy_program(), "--version"]))
-    found["commit"] = said(["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"])
+    found["envoy"] = _first(r"version: \S*?/([0-9.]+)/", said([envoy_program(), "--version"]))
+    described = said(["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"])
+    found["commit"] = _first(r"^([0-9a-f]{12}(?:-dirty)?)$", described) or "unknown"
     return found
 
 

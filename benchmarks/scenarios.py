@@ -36,7 +36,7 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("keepalive", "keep-alive, 98-byte bodies, 32 connections", floor=2.0, goal=3.0),
-    Scenario("fresh", "heads never seen before (path, trace id), 32 connections", floor=1.3, fresh=True),
+    Scenario("fresh", "heads never seen before, 32 connections", floor=1.3, fresh=True),
     Scenario("10k", "10 KB bodies, 32 connections", floor=2.0, target="/files/10k.bin", body_bytes=BODIES["10k"]),
     Scenario(
         "1m",

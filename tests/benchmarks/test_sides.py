@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.checks import LogReader, expected_body, log_problems
 from benchmarks.configs import BODIES, SMALL_BODY, envoy_config, nginx_config
-from benchmarks.machine import machine
+from benchmarks.machine import machine, versions
 from benchmarks.processes import (
     LISTENING,
     body_of,
@@ -175,6 +175,19 @@ def test_processor_time_only_grows() -> None:
     assert busy_seconds()[0] >= busy > user
     assert steal >= 0
     assert cpu_seconds([2**22 + 1]) == (0, 0)  # above the largest pid: nobody
+
+
+def test_versions_are_told_and_no_error_of_git_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"wrk": "wrk debian/4.1.0-3+b2 [epoll]", "nginx": "nginx version: nginx/1.22.1", "git": "fatal: dubious"}
+    said["envoy"] = "/bin/envoy  version: 9e5580933739/1.40.0/Clean/RELEASE/BoringSSL"
+    monkeypatch.setattr("benchmarks.machine.find", lambda name: name)
+    monkeypatch.setattr("benchmarks.machine.envoy_program", lambda: "envoy")
+    monkeypatch.setattr("benchmarks.machine.said", lambda command: said[command[0]])
+    told = versions()
+    wanted = {"wrk": "4.1.0-3+b2", "nginx": "1.22.1", "envoy": "1.40.0", "commit": "unknown"}
+    assert {name: told[name] for name in wanted} == wanted
+    said["git"] = "0123456789ab-dirty"
+    assert versions()["commit"] == "0123456789ab-dirty"
 
 
 def test_the_machine_is_told() -> None:
