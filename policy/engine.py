@@ -143,9 +143,11 @@ class HttpMatcher:
         self._path_alone = _Field(rule.path if rule.path_only else None for rule in rules)
         self._query = _Field(rule.query for rule in rules)
         self._host = _Field(None if rule.host is None else without_case(rule.host) for rule in rules)
-        names = dict.fromkeys(name for rule in rules for name, _ in rule.headers)
+        names = dict.fromkeys(name for rule in rules for name, _ in rule.headers if ":" not in name)
         self._names = [name.encode() for name in names]
         self._headers = [_Header([{v for n, v in rule.headers if n == name} for rule in rules]) for name in names]
+        # No header has a colon in its name: such a rule matches nothing (warning header-colon).
+        self._possible = _granting(all(name in names for name, _ in rule.headers) for rule in rules)
         self._body = _granting(rule.allow_body for rule in rules)
         self._websocket = _granting(rule.websocket for rule in rules)
         self._connect = _granting(rule.connect for rule in rules)
@@ -173,8 +175,7 @@ class HttpMatcher:
             key += (call.host,)
             size += len(call.host)
         if self._names:
-            dropped = _named_by_connection(call)
-            fields = [[] if name in dropped else call.fields(name) for name in self._names]
+            fields = [call.fields(name) for name in self._names]
             key += tuple(tuple(values) for values in fields)
             size += sum(len(value) + 1 for values in fields for value in values)
         verdict = self._young.get(key)
@@ -195,7 +196,7 @@ class HttpMatcher:
         method = self._method.matching(call.method)
         query = self._query.matching(examined.query[1:])
         host = self._host.matching(call.host.lower())
-        headers = self._all
+        headers = self._possible
         for header, values in zip(self._headers, fields, strict=True):
             headers &= header.matching(values)
         connect, websocket, body = self._grants(call)
@@ -293,11 +294,6 @@ def _examine_other(call: HttpCall) -> Examined:
     """Targets that are no path stand as they are, each with its own method only."""
     is_good = _AUTHORITY.fullmatch(call.target) if call.method == b"CONNECT" else call.method == b"OPTIONS"
     return Examined(Reason.NONE, call.target, call.target) if is_good else Examined(Reason.HTTP_TARGET_FORM)
-
-
-def _named_by_connection(call: HttpCall) -> set[bytes]:
-    """Headers that end at the next hop: a server behind another proxy does not see them, so they count as absent."""
-    return {token.strip(b" \t").lower() for line in call.fields(b"connection") for token in line.split(b",")}
 
 
 def _granting(grants: Iterable[bool]) -> _Rules:

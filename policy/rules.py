@@ -106,6 +106,7 @@ class _Reader:
         return TrafficRule(peers, good if has_ports else None, self._ref(node, where))
 
     def _peers(self, rule: Fields, names: Sequence[str], where: str) -> tuple[CidrBlock, ...] | None:
+        errors = self._report.errors
         given = [(name, node) for name in names if (node := rule.get(name)) is not None]
         if not given:
             return None
@@ -113,7 +114,7 @@ class _Reader:
             text = f"{where}: {given[0][0]} and {name} cannot stand in one rule; write two rules"
             self._report.error(node, text)
         blocks = [block for name, node in given for block in self._blocks(name, node, f"{where}.{name}")]
-        if not blocks:
+        if not blocks and self._report.errors == errors:
             self._report.warning(given[0][1], f"{where} names no address: it allows nothing", "empty-peers")
         return tuple(dict.fromkeys(blocks))
 
