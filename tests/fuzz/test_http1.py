@@ -2,261 +2,313 @@
 is forwarded is read by h11, with its default settings, as the same requests and answers.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-
-import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from racecar.parsers.errors import ProtocolError
-from racecar.parsers.http1 import (
-    ChunkReader,
-    HeadBuffer,
-    check_request_prefix,
-    check_response_prefix,
-    first_bytes,
-    read_request_head,
-    read_response_head,
-)
-from racecar.policy.engine import HttpCall, HttpVerdict
 from racecar.policy.reasons import Reason
-from racecar.proxy.core.http1 import HttpConversation
-from racecar.proxy.core.http1_context import HttpContext
-from racecar.proxy.core.http1_types import FORWARD, Command, Commands, HttpRecord, ToClient, ToServer, Verdict
+from racecar.proxy.core.http1_types import Abort, Close, CloseServer, EndClient, ResetServer, Verdict
+from tests.fuzz import judges, oracle, targets
+from tests.fuzz.pieces import (
+    ANSWERS,
+    CHUNKED_BODIES,
+    CLIENT_HELLO,
+    DENIED_REQUESTS,
+    FRAGMENTS,
+    OPEN_ANSWERS,
+    REQUESTS,
+    SERVER_HELLO,
+    TARGETS,
+)
+from tests.fuzz.strategies import ALL_ANSWERS, ALL_REQUESTS, CUTS, SCRIPTS, SETTINGS, bent, streams
+from tests.fuzz.talk import Delivery, Setting, Step, Talk
 
 pytestmark = pytest.mark.slow
-EXAMPLES = settings(max_examples=150, deadline=None)
+EXAMPLES = settings(max_examples=200, deadline=None)
+MANY = settings(max_examples=500, deadline=None)
 
-REQUESTS = [
-    b"GET /jobs HTTP/1.1\r\nHost: jobs\r\n\r\n",
-    b"HEAD /jobs HTTP/1.1\r\nHost: jobs:80\r\nAccept: */*\r\n\r\n",
-    b"GET /applicants HTTP/1.1\r\nHost: jobs\r\n\r\n",
-    b"POST /jobs HTTP/1.1\r\nHost: jobs\r\nContent-Length: 5\r\n\r\nhello",
-    b"POST /applicants HTTP/1.1\r\nHost: jobs\r\nContent-Length: 35\r\n\r\nGET /jobs HTTP/1.1\r\nHost: jobs\r\n\r\n.",
-    b"POST /jobs HTTP/1.1\r\nHost: jobs\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    b"GET /jobs HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-    b"GET /jobs HTTP/1.1\r\nHost: jobs\r\nConnection: close\r\n\r\n",
-    b"PUT /jobs?a=b HTTP/1.1\r\nHost: [::1]\r\nExpect: 100-continue\r\nContent-Length: 2\r\nX-A: \xe9\r\n\r\nok",
-]
-ANSWERS = [
-    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    b"HTTP/1.1 204 No Content\r\n\r\n",
-    b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n",
-    b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
-    b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
-]
-PIECES = [
-    *(b"\r\n \r \n \t :  ; , \r\n\r\n \0 \xff 0\r\n\r\n 5\r\nhello\r\n ffffffffffffffff\r\n -1 +5 0x5 5,5".split(b" ")),
-    *(b"GET |/jobs| HTTP/1.1\r\n| HTTP/1.0\r\n|HTTP/1.1 200 OK\r\n|PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".split(b"|")),
-    *(b"Host: jobs\r\n|Host: x\r\n|Content-Length: 5\r\n|content-length: 0\r\n|Content-Length".split(b"|")),
-    *(b"Transfer-Encoding: chunked\r\n|Transfer-Encoding: gzip, chunked\r\n|X: a\r\n b\r\n|X : y\r\n".split(b"|")),
-    *(b"Connection: close\r\n|Connection: content-length\r\n|Upgrade: h2c\r\n|Expect: 100-continue\r\n".split(b"|")),
-    b"\x16\x03\x01",
-]
+# Requests that leave the connection usable, each with the answers that such a request may get.
+_ANY = range(len(ANSWERS) - 1)
+_BRIEF = (0, 1, 2, 5)  # what HTTP/1.0 can read
+ALLOWED = [(REQUESTS[n], _BRIEF if b"HTTP/1.0" in REQUESTS[n] else _ANY) for n in (*range(8), *range(10, 15), 17, 18)]
+DENIED = [DENIED_REQUESTS[n] for n in (0, 1, 2, 5, 6, 7, 8, 9, 10, 12)]
+LAST = [REQUESTS[8], REQUESTS[9]]
+
+
+# --- parsers
+
+
+@EXAMPLES
+@given(streams([*ALL_REQUESTS, CLIENT_HELLO]))
+def test_a_request_head_is_read_as_others_read_it_or_refused(data: bytes) -> None:
+    targets.check("request-head", data)
+
+
+@EXAMPLES
+@given(streams(ALL_ANSWERS))
+def test_a_response_head_is_read_as_others_read_it_or_refused(data: bytes) -> None:
+    targets.check("response-head", data)
+
+
+@EXAMPLES
+@given(streams(CHUNKED_BODIES))
+def test_a_chunked_body_ends_where_h11_ends_it_or_is_refused(data: bytes) -> None:
+    targets.check("chunks", data)
+
+
+@EXAMPLES
+@given(st.binary(min_size=1, max_size=20))
+def test_a_counted_body_ends_at_its_last_byte(data: bytes) -> None:
+    targets.check("counted-body", data)
+
+
+@EXAMPLES
+@given(streams([CLIENT_HELLO, SERVER_HELLO], 2))
+def test_a_hello_does_not_depend_on_what_follows(data: bytes) -> None:
+    targets.check("tls", data)
+
+
+@MANY
+@given(st.integers(0, 127), bent(TARGETS) | st.lists(st.sampled_from(FRAGMENTS + TARGETS), max_size=5).map(b"".join))
+def test_a_path_that_is_allowed_has_no_reading_that_is_not(choice: int, target: bytes) -> None:
+    targets.check("path", bytes((choice,)) + target)
+
+
+# --- conversations
+
+
+@settings(MANY, max_examples=1200)
+@given(SETTINGS, CUTS, SCRIPTS)
+def test_whatever_both_sides_send_nothing_passes_that_was_not_judged(
+    setting: Setting, sizes: tuple[int, ...], steps: list[Step]
+) -> None:
+    targets.check_talk(setting, sizes, steps)
+
+
+@EXAMPLES
+@given(SETTINGS, CUTS, st.lists(bent([*REQUESTS, *DENIED_REQUESTS]), min_size=1, max_size=5))
+def test_cuts_do_not_change_what_a_client_gets(setting: Setting, sizes: tuple[int, ...], requests: list[bytes]) -> None:
+    targets.check_talk(setting, sizes, [Step("client", request) for request in requests if request])
+
+
+@EXAMPLES
+@given(CUTS, st.sampled_from(REQUESTS), streams(ALL_ANSWERS), st.booleans())
+def test_cuts_do_not_change_what_a_server_does(
+    sizes: tuple[int, ...], request: bytes, answers: bytes, ends: bool
+) -> None:
+    steps = [Step("client", request), Step("server", answers), *([Step("server_eof")] if ends else [])]
+    targets.check_talk(Setting(), sizes, steps)
+
+
+@EXAMPLES
+@given(CUTS, st.sampled_from(REQUESTS[3:7]), st.integers(0, 400), bent(ALL_ANSWERS), st.booleans())
+def test_an_answer_before_the_end_of_its_request_is_whole(
+    sizes: tuple[int, ...], request: bytes, at: int, answer: bytes, stray: bool
+) -> None:
+    at %= len(request)
+    steps = [
+        Step("client", request[:at]),
+        Step("server", answer + b"x" * stray),
+        Step("client", request[at:] + REQUESTS[0]),
+    ]
+    targets.check_talk(Setting(), sizes, [step for step in steps if step.data])
+
+
+class Origin:
+    """A server that answers each whole request that reaches it, in order."""
+
+    def __init__(self, talk: Talk, answers: list[bytes]) -> None:
+        self.talk = talk
+        self.answers = answers
+        self.got: list[oracle.Message] = []
+
+    def serve(self) -> None:
+        while len(self.talk.to_server) > (pos := self.got[-1].end if self.got else 0):
+            request = oracle.read_request(bytes(self.talk.to_server), pos)
+            if not request.is_complete:
+                return
+            self.got.append(request)
+            answer = self.answers[len(self.got) - 1]
+            if request.method == b"HEAD":
+                answer = answer[: answer.rindex(b"\r\n\r\n", 0, _head_end(answer)) + 4]
+            self.talk.step(Step("server", answer))
+
+
+def _head_end(answer: bytes) -> int:
+    """Where the head of the final answer ends."""
+    end = answer.index(b"\r\n\r\n") + 4
+    return end if answer[9:10] != b"1" else end + _head_end(answer[end:])
 
 
 @st.composite
-def bent(draw: st.DrawFn, messages: list[bytes]) -> bytes:
-    """A message with a few places cut out, doubled or replaced."""
-    data = draw(st.sampled_from(messages))
-    for _ in range(draw(st.integers(0, 3))):
-        start = draw(st.integers(0, len(data)))
-        end = min(len(data), start + draw(st.integers(0, 6)))
-        data = data[:start] + draw(st.sampled_from(PIECES) | st.binary(max_size=2)) + data[end:]
-    return data
-
-
-def streams(messages: list[bytes]) -> st.SearchStrategy[bytes]:
-    pieces = st.lists(st.sampled_from(PIECES + messages), max_size=8).map(b"".join)
-    return st.lists(bent(messages), min_size=1, max_size=3).map(b"".join) | pieces | st.binary(max_size=60)
-
-
-CUTS = st.lists(st.integers(1, 40), min_size=1, max_size=8)
-
-
-def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
-    """Pieces of `data`, of these sizes in turn."""
-    start = turn = 0
-    while start < len(data):
-        end = start + sizes[turn % len(sizes)]
-        yield data[start:end]
-        start, turn = end, turn + 1
-
-
-class Judge:
-    def judge(self, call: HttpCall) -> HttpVerdict:
-        allow = call.target.partition(b"?")[0] == b"/jobs"
-        return HttpVerdict(allow, 1 if allow else 0, Reason.NONE if allow else Reason.HTTP_NO_RULE)
-
-
-class Talk:
-    """A conversation, and what was said to each side of it."""
-
-    def __init__(self) -> None:
-        self.records: list[HttpRecord] = []
-        context = HttpContext(Judge(), lambda _, record: self.records.append(record), event_prefix="e")
-        self.conversation = HttpConversation(context, 0.0)
-        self.to_server = b""
-        self.to_client = b""
-        self.rest: list[Command] = []
-
-    def take(self, commands: Commands, whole: Command) -> None:
-        for command in [whole] if commands is FORWARD else commands:
-            if isinstance(command, ToServer):
-                self.to_server += command.data
-            elif isinstance(command, ToClient):
-                self.to_client += command.data
-            else:
-                self.rest.append(command)
-
-    def client(self, data: bytes) -> None:
-        self.take(self.conversation.client_bytes(data, 0.0), ToServer(data))
-
-    def server(self, data: bytes) -> None:
-        self.take(self.conversation.server_bytes(data, 0.0), ToClient(data))
-
-    def state(self) -> tuple[object, ...]:
-        over = self.conversation.is_over
-        # Aborted: what is still on its way is dropped, so how much of it was said does not matter.
-        said = (self.conversation.client_unread, self.conversation.server_unread) if not over else ()
-        return ([(r.reason, r.status, r.path) for r in self.records], self.rest, self.conversation.is_idle, said)
-
-
-def read_by_h11(data: bytes, connection: h11.Connection) -> list[h11.Event | type[h11.NEED_DATA | h11.PAUSED]]:
-    """Events without NEED_DATA; raises what h11 raises."""
-    connection.receive_data(data)
-    events = []
-    while True:
-        event = connection.next_event()
-        if event in (h11.NEED_DATA, h11.PAUSED):
-            return events
-        events.append(event)
-        if isinstance(event, h11.ConnectionClosed):
-            return events
+def exchanges(draw: st.DrawFn) -> list[tuple[bytes, bytes]]:
+    """Requests with their answers; none for a request that is refused. The last one may end the connection."""
+    drawn: list[tuple[bytes, bytes]] = []
+    for _ in range(draw(st.integers(1, 6))):
+        if draw(st.booleans()):
+            request, answers = draw(st.sampled_from(ALLOWED))
+            drawn.append((request, ANSWERS[draw(st.sampled_from(answers))]))
+        else:
+            drawn.append((draw(st.sampled_from(DENIED)), b""))
+    if draw(st.booleans()):
+        drawn.append((draw(st.sampled_from(LAST)), ANSWERS[draw(st.sampled_from(_BRIEF))]))
+    return drawn
 
 
 @EXAMPLES
-@given(streams(REQUESTS + ANSWERS), CUTS)
-def test_parsers_give_values_or_protocol_errors_and_nothing_else(data: bytes, sizes: list[int]) -> None:
-    def attempt(step: Callable[[], object]) -> None:
-        with contextlib.suppress(ProtocolError):
-            step()
-
-    first_bytes(data)
-    attempt(lambda: read_request_head(data))
-    attempt(lambda: read_response_head(data))
-    attempt(lambda: ChunkReader(Reason.HTTP_RESPONSE_MALFORMED).feed(data, 0))
-    for check in (check_request_prefix, check_response_prefix):
-        buffer = HeadBuffer(check)
-        attempt(lambda buffer=buffer: [buffer.cut(piece, 0) for piece in cut(data, sizes)])  # type: ignore[misc]
-
-
-@EXAMPLES
-@given(bent(REQUESTS))
-def test_a_request_head_that_is_read_is_read_alike_by_h11(data: bytes) -> None:
-    head = data[: data.find(b"\r\n\r\n") + 4]
-    try:
-        read = read_request_head(head)
-    except ProtocolError:
-        return
-    request, *_ = read_by_h11(head, h11.Connection(h11.SERVER))
-    assert isinstance(request, h11.Request)
-    assert (request.method, request.target) == (read.method, read.target)
-    hosts = [value.lower() for name, value in request.headers if name == b"host"]
-    assert hosts == [read.host] or (hosts == [] and read.host == b"")
-
-
-@EXAMPLES
-@given(st.lists(st.tuples(streams(REQUESTS), st.sampled_from(ANSWERS[:5])), min_size=1, max_size=4), CUTS)
-def test_what_is_forwarded_is_what_h11_reads_and_what_was_allowed(
-    script: list[tuple[bytes, bytes]], sizes: list[int]
+@given(exchanges(), CUTS, st.booleans(), st.booleans())
+def test_ordinary_exchanges_are_relayed_byte_for_byte_and_refusals_stand_in_their_turn(
+    script: list[tuple[bytes, bytes]], sizes: tuple[int, ...], pipelined: bool, moves: bool
 ) -> None:
-    talk = Talk()
-    seen = 0
-    for stream, answer in script:
-        for piece in cut(stream, sizes):
-            talk.client(piece)
-        outstanding = talk.to_server[seen:]
-        if not outstanding:
-            continue
-        if talk.conversation.is_over:
-            return
-        events = read_by_h11(outstanding, connection := h11.Connection(h11.SERVER))
-        request = events[0]
-        assert isinstance(request, h11.Request)
-        assert Judge().judge(HttpCall(request.method, request.target)).allow
-        assert connection.trailing_data[0] == b""
-        complete = isinstance(events[-1], h11.EndOfMessage)
-        # Without the last byte there is something left to send, and exactly then.
-        assert complete == (talk.conversation._client.name == "ANSWER")
-        if not complete:
-            continue
-        forwarded = len([record for record in talk.records if record.verdict is Verdict.FORWARDED])
-        talk.server(answer if request.method != b"HEAD" else answer[: answer.rfind(b"\r\n\r\n") + 4])
-        assert len([record for record in talk.records if record.verdict is Verdict.FORWARDED]) == forwarded + 1
-        seen = len(talk.to_server)
+    talk = Talk((judges.engine(),), Setting(), Delivery(sizes, moves=moves))
+    origin = Origin(talk, [answer for _, answer in script if answer])
+    for stream in [b"".join(request for request, _ in script)] if pipelined else [request for request, _ in script]:
+        talk.step(Step("client", stream))
+        origin.serve()
+    assert bytes(talk.to_server) == b"".join(request for request, answer in script if answer)
+    pos = 0
+    for request, answer in script:
+        method = request.partition(b" ")[0]
+        said = oracle.read_answer(bytes(talk.to_client), pos, method, upgrades=False)
+        assert said.is_complete
+        if not answer:
+            assert said.status == 403
+            assert said.body.startswith(b"denied by policy: ") or method == b"HEAD"
+        elif method != b"HEAD":
+            assert bytes(talk.to_client[pos : said.end]) == answer
+        pos = said.end
+    assert pos == len(talk.to_client)
+    assert [record.verdict is Verdict.DROPPED for record in talk.records] == [not answer for _, answer in script]
+    assert talk.conversation.is_idle != (script[-1][0] in LAST)
+    talk.play([])
+    oracle.check(talk)
 
 
 @EXAMPLES
-@given(st.sampled_from([b"GET", b"HEAD", b"POST"]), streams(ANSWERS), CUTS)
-def test_an_answer_ends_where_h11_ends_it(method: bytes, stream: bytes, sizes: list[int]) -> None:
-    talk = Talk()
-    talk.client(method + b" /jobs HTTP/1.1\r\nHost: jobs\r\n\r\n")
-    for piece in cut(stream, sizes):
-        talk.server(piece)
-    if not talk.to_client:
-        return
-    connection = h11.Connection(h11.CLIENT)
-    connection.send(h11.Request(method=method, target="/jobs", headers=[("Host", "jobs")]))
-    connection.send(h11.EndOfMessage())
-    events = read_by_h11(talk.to_client, connection)
-    ended = any(isinstance(event, h11.EndOfMessage) for event in events)
-    assert connection.trailing_data[0] == b"" or not ended
-    if not talk.conversation.is_over:
-        assert ended == (talk.conversation.is_idle or bool(talk.rest))
+@given(
+    st.sampled_from([(REQUESTS[15], OPEN_ANSWERS[6]), (REQUESTS[16], OPEN_ANSWERS[8]), (CLIENT_HELLO, SERVER_HELLO)]),
+    CUTS,
+    st.booleans(),
+    st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=80)), max_size=6),
+    st.permutations(["client_eof", "server_eof"]),
+)
+def test_a_granted_switch_passes_everything_unread_in_order(
+    switch: tuple[bytes, bytes], sizes: tuple[int, ...], moves: bool, talks: list[tuple[bool, bytes]], ends: list[str]
+) -> None:
+    request, answer = switch
+    talk = Talk((judges.engine(),), Setting(tls=True), Delivery(sizes, moves=moves))
+    talk.step(Step("client", request + b"early"))
+    assert bytes(talk.to_server) == request
+    talk.step(Step("server", answer))
+    up, down = request + b"early", answer
+    assert (bytes(talk.to_server), bytes(talk.to_client)) == (up, down)
+    for from_client, data in talks:
+        talk.step(Step("client" if from_client else "server", data))
+        up, down = (up + data, down) if from_client else (up, down + data)
+    talk.step(Step(ends[0]))
+    late, data = ("server" if ends[0] == "client_eof" else "client"), b"the last word"
+    talk.step(Step(late, data))
+    up, down = (up + data, down) if late == "client" else (up, down + data)
+    assert (bytes(talk.to_server), bytes(talk.to_client)) == (up, down)
+    talk.step(Step(ends[1]))
+    assert isinstance(talk.ends[-1][0], Close)
+    (record,) = talk.records
+    assert (record.reason, record.request_bytes, record.response_bytes) == (Reason.NONE, len(up), len(down))
+    talk.play([])
+    oracle.check(talk)
 
 
 @EXAMPLES
-@given(streams(REQUESTS), CUTS, CUTS)
-def test_cuts_do_not_change_what_a_client_gets(stream: bytes, one: list[int], other: list[int]) -> None:
-    talks = []
-    for sizes in (one, other, [len(stream) or 1]):
-        talk = Talk()
-        for piece in cut(stream, sizes):
-            talk.client(piece)
-        talks.append((talk.to_server, talk.to_client, talk.state()))
-    assert talks[0] == talks[1] == talks[2]
+@given(
+    st.sampled_from([REQUESTS[15], REQUESTS[16], REQUESTS[17], REQUESTS[0]]),
+    bent(ALL_ANSWERS),
+    CUTS,
+)
+def test_a_switch_that_is_not_granted_lets_no_byte_behind_it_through(
+    request: bytes, answer: bytes, sizes: tuple[int, ...]
+) -> None:
+    talk = targets.check_talk(
+        Setting(), sizes, [Step("client", request), Step("client", b"\0smuggled"), Step("server", answer)]
+    )
+    opaque = [record.opaque for record in talk.records]
+    assert (b"smuggled" in talk.to_server) == bool(opaque[0])
+    assert not opaque[0] or request in REQUESTS[15:17]
 
 
 @EXAMPLES
-@given(st.sampled_from(REQUESTS[:2] + REQUESTS[6:8]), streams(ANSWERS), CUTS, CUTS)
-def test_cuts_do_not_change_what_a_server_does(request: bytes, stream: bytes, one: list[int], other: list[int]) -> None:
-    talks = []
-    for sizes in (one, other, [len(stream) or 1]):
-        talk = Talk()
-        talk.client(request)
-        for piece in cut(stream, sizes):
-            talk.server(piece)
-        said = talk.to_client if not talk.conversation.is_over else b""
-        talks.append((said, talk.state() if not talk.conversation.is_over else talk.rest))
-    assert talks[0] == talks[1] == talks[2]
+@given(st.lists(st.sampled_from([*ALL_REQUESTS, CLIENT_HELLO]), max_size=3), st.integers(0, 120), st.booleans())
+def test_whatever_a_client_leaves_unfinished_ends_by_its_timer(requests: list[bytes], left: int, tls: bool) -> None:
+    stream = b"".join(requests)
+    talk = Talk((judges.engine(),), Setting(tls=tls), Delivery())
+    talk.step(Step("client", stream[: max(1, len(stream) - left)]))
+    for _ in range(40):
+        if talk.conversation.is_over or talk.conversation.is_outstanding:
+            break
+        talk.step(Step("time", number=7))
+    assert talk.conversation.is_over or talk.conversation.is_outstanding
+    talk.play([])
+    oracle.check(talk)
 
 
-@EXAMPLES
-@given(st.lists(st.tuples(st.booleans(), streams(REQUESTS + ANSWERS)), max_size=6), CUTS)
-def test_a_conversation_never_raises_and_ends_only_once(script: list[tuple[bool, bytes]], sizes: list[int]) -> None:
-    talk = Talk()
-    for from_client, stream in script:
-        for piece in cut(stream, sizes):
-            (talk.client if from_client else talk.server)(piece)
-    whole = ToClient(b"")
-    talk.take(talk.conversation.client_eof(1.0), whole)
-    talk.take(talk.conversation.server_eof(1.0), whole)
-    talk.take(talk.conversation.timer(1e9), whole)
-    talk.conversation.lost(Reason.DRAINED, 2.0)
-    assert talk.conversation.is_over
-    assert len([command for command in talk.rest if type(command).__name__ in ("Close", "Abort")]) <= 1
+# --- memory
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "answers"),
+    [
+        pytest.param(b"GET /jobs HTTP/1.1\r\nHost: jobs\r\n", b"X: aaaaaaaaaaaaaaaaaaaaaaaaaa\r\n", b"", id="head"),
+        pytest.param(b"GET /jobs?", b"aaaaaaaaaaaaaaaa", b"", id="target"),
+        pytest.param(REQUESTS[4][:-16], b"5;a=bbbbbbbbbbbbbbbbbbb", b"", id="extensions"),
+        pytest.param(REQUESTS[4][:-16] + b"0\r\n", b"X: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n", b"", id="trailers"),
+        pytest.param(REQUESTS[0], REQUESTS[0], b"", id="pipelined"),
+        pytest.param(REQUESTS[15], b"\x81\x02hi", b"", id="behind an upgrade"),
+        pytest.param(
+            b"\x16\x03\x01\x40\x00\x01\0\x3f\xfc\3\3", b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", b"", id="hello"
+        ),
+        pytest.param(CLIENT_HELLO, b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", b"", id="behind a hello"),
+        pytest.param(REQUESTS[0], b"", b"HTTP/1.1 200 OK\r\n", id="answer's head"),
+        pytest.param(REQUESTS[0], b"", b"HTTP/1.1 100 Continue\r\n\r\n", id="interim answers"),
+        pytest.param(DENIED_REQUESTS[0], DENIED_REQUESTS[0], b"", id="denials"),
+    ],
+)
+def test_what_is_held_is_bounded_whatever_comes_without_end(first: bytes, more: bytes, answers: bytes) -> None:
+    talk = Talk((judges.engine(),), Setting(tls=True), Delivery((16384,)))
+    talk.step(Step("client", first))
+    for _ in range(20):
+        if more and len(talk.waiting) < 3:
+            talk.step(Step("client", more * (65536 // len(more))))
+        if answers:
+            line = answers if answers.endswith(b"\r\n\r\n") else b"X: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n"
+            talk.step(Step("server", line * 1000))
+    assert talk.conversation.held <= 65537 + 65536
+    talk.play([])
+
+
+# --- what the checks are worth
+
+
+def _said(talk: Talk) -> set[type]:
+    return {type(command) for command, _, _ in talk.ends}
+
+
+def test_the_scripts_reach_what_they_are_meant_to_reach() -> None:
+    """The corpus alone sees every way in which a connection ends, and most reasons."""
+    from tests.fuzz import corpus, program
+
+    reasons: set[Reason] = set()
+    ends: set[type] = set()
+    opaque: set[str] = set()
+    for seed in corpus.seeds("conversation"):
+        setting, sizes, steps = program.decode(seed)
+        talk = targets.check_talk(setting, sizes, steps)
+        reasons |= {record.reason for record in talk.records}
+        ends |= _said(talk)
+        opaque |= {record.opaque for record in talk.records}
+    assert ends >= {Abort, Close, CloseServer, EndClient, ResetServer}
+    assert opaque == {"", "websocket", "connect", "tls"}
+    assert reasons >= {
+        Reason.NONE, Reason.HTTP_NO_RULE, Reason.HTTP_MALFORMED, Reason.HTTP_FRAMING, Reason.HTTP_HOST,
+        Reason.HTTP_UPGRADE, Reason.HTTP_CONNECT, Reason.HTTP_BODY_NOT_ALLOWED, Reason.HTTP_PATH_ENCODING,
+        Reason.HTTP_EXPECT, Reason.HTTP_TLS, Reason.HTTP_HTTP2, Reason.HTTP_NOT_HTTP, Reason.HTTP_PIPELINED,
+        Reason.HTTP_RESPONSE_MALFORMED, Reason.UPSTREAM_CLOSED, Reason.DOWNSTREAM_RESET, Reason.UPSTREAM_RESET,
+    }  # fmt: skip
