@@ -1,13 +1,12 @@
 """The calls of the demo and what each must lead to: at the caller, at the services and in the access log."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from racecar.proxy.demo_services import Service, Services
+from racecar.proxy.demo_services import GREETING, Service, Services
+from racecar.proxy.demo_tries import DROPPED, FORWARDED, Try, command, tries
 
-FORWARDED = "FORWARDED"
-DROPPED = "DROPPED"
-GREETING = "hello"
+__all__ = ["DROPPED", "FORWARDED", "Call", "Request", "calls", "policy_text"]
 
 # Curl's exit code for a refused connection; bash says 1 when it cannot open /dev/tcp.
 CURL_COULD_NOT_CONNECT = 7
@@ -37,6 +36,23 @@ spec:
   - toCIDR: ["{native.address}/32"]
     toPorts:
     - ports: [{{port: "{native.port}", protocol: TCP}}]
+---
+apiVersion: racecar.io/v1
+kind: RacecarPolicy
+metadata:
+  name: feed
+spec:
+  description: It may also count clicks and follow the feed, which is a WebSocket.
+  endpointSelector:
+    matchLabels: {{app: tweeter}}
+  egress:
+  - toCIDR: ["{jobs.address}/32"]
+    toPorts:
+    - ports: [{{port: "{jobs.port}", protocol: TCP}}]
+      rules:
+        http:
+        - {{method: POST, path: "/clicks/[a-z]+"}}
+        - {{method: GET, path: "/feed", websocket: true}}
 """
 
 
@@ -46,24 +62,28 @@ def policy_text(services: Services) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One verdict to be seen: a row of the table. `method` is empty where no HTTP is spoken."""
+    """One verdict to be seen: a row of the table."""
 
     title: str
     verdict: str
     port: int
-    method: str = ""
+    method: str = ""  # empty: what was sent could not be read, or is not to be compared
     path: str = ""
+    is_http: bool = False
+    reason: str = ""  # empty: any
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One command under policy. `received` is all that may reach a service because of it."""
+    """One command under policy. `received` is all that must reach a service because of it, `maybe` what may."""
 
     command: tuple[str, ...]
     requests: tuple[Request, ...]
     exit_code: int
-    output: str
+    output: tuple[tuple[str, ...], ...]  # for each line what it may be
     received: Mapping[str, list[str]] = field(default_factory=dict)
+    maybe: frozenset[str] = frozenset()
+    titles: tuple[str, ...] = ()  # of the lines of its output, where they are not all of one request
 
 
 def curl(*arguments: str) -> tuple[str, ...]:
@@ -82,21 +102,22 @@ def curl(*arguments: str) -> tuple[str, ...]:
     )
 
 
-def greet(service: Service, *, kind: str = "tcp") -> tuple[str, ...]:
-    """Say hello and print the answer; bash because every user of the machine can run it."""
-    say_and_read = 'printf "%s" "$2" >&3 && IFS= read -r -t 10 -N "${#2}" answer <&3'
-    script = f'exec 3<>"$1" && {say_and_read} && printf "%s\\n" "$answer"'
-    return ("bash", "-c", script, "bash", f"/dev/{kind}/{service.address}/{service.port}", GREETING)
+def greet(*services: Service, kind: str = "tcp") -> tuple[str, ...]:
+    """Say hello and print the answer, to each; bash because every user of the machine can run it."""
+    one = 'exec 3<>"$place" && printf "%s" "$0" >&3 && IFS= read -r -t 10 -N "${#0}" answer <&3'
+    script = f'for place; do {one} && printf "%s\\n" "$answer" || exit 1; done'
+    places = (f"/dev/{kind}/{service.address}/{service.port}" for service in services)
+    return ("bash", "-c", script, GREETING, *places)
 
 
-def _one(service: Service, method: str, path: str, verdict: str, *extra: str) -> Call:
+def _one(service: Service, path: str, verdict: str) -> Call:
     allowed = verdict == FORWARDED
     return Call(
-        command=curl(*extra, "-o", "/dev/null", service.url + path),
-        requests=(Request(f"{method} {path}", verdict, service.port, method, path),),
+        command=curl("-o", "/dev/null", service.url + path),
+        requests=(Request(f"GET {path}", verdict, service.port, "GET", path, is_http=True),),
         exit_code=0,
-        output="200\n" if allowed else "403\n",
-        received={"jobs": [f"{method} {path}"]} if allowed else {},
+        output=(("200",) if allowed else ("403",),),
+        received={"jobs": [f"GET {path}"]} if allowed else {},
     )
 
 
@@ -105,25 +126,45 @@ def _keep_alive(jobs: Service) -> Call:
     steps = (("/jobs", FORWARDED), ("/applicants", DROPPED), ("/healthz", FORWARDED))
     urls = [word for path, _ in steps for word in ("-o", "/dev/null", jobs.url + path)]
     requests = tuple(
-        Request(f"GET {path} ({number} of 3, one connection)", verdict, jobs.port, "GET", path)
+        Request(f"GET {path} ({number} of 3, one connection)", verdict, jobs.port, "GET", path, is_http=True)
         for number, (path, verdict) in enumerate(steps, 1)
     )
     return Call(
         command=curl(*urls),
         requests=requests,
         exit_code=0,
-        output="200\n403\n200\n",
+        output=(("200",), ("403",), ("200",)),
         received={"jobs": ["GET /jobs", "GET /healthz"]},
     )
 
 
-def _greeting(name: str, service: Service) -> Call:
+def _curious(jobs: Service) -> Call:
+    """Everything that a curious caller tries, by one command."""
+    every = tries(jobs)
     return Call(
-        command=greet(service),
-        requests=(Request(f"TCP echo, {name}", FORWARDED, service.port),),
+        command=command(jobs, every),
+        requests=tuple(request for one in every for request in _requests(one, jobs.port)),
         exit_code=0,
-        output=f"{GREETING}\n",
-        received={name: [GREETING]},
+        output=tuple(one.answers for one in every),
+        received={"jobs": [line for one in every for line in one.received]},
+        maybe=frozenset(line for one in every for line in one.maybe),
+        titles=tuple(one.title for one in every),
+    )
+
+
+def _requests(one: Try, port: int) -> Iterator[Request]:
+    for judged in one.judged:
+        title = f"{one.title}: {judged.method} {judged.path}" if len(one.judged) > 1 else one.title
+        yield Request(title, judged.verdict, port, judged.method, judged.path, is_http=True, reason=judged.reason)
+
+
+def _greetings(**services: Service) -> Call:
+    return Call(
+        command=greet(*services.values()),
+        requests=tuple(Request(f"TCP echo, {name}", FORWARDED, service.port) for name, service in services.items()),
+        exit_code=0,
+        output=((GREETING,),) * len(services),
+        received={name: [GREETING] for name in services},
     )
 
 
@@ -131,30 +172,27 @@ def calls(services: Services) -> tuple[Call, ...]:
     """The story, in order."""
     jobs = services.jobs
     return (
-        _one(jobs, "GET", "/healthz", FORWARDED),
-        _one(jobs, "GET", "/jobs", FORWARDED),
-        _one(jobs, "POST", "/jobs", DROPPED, "--data", '{"title": "spy"}'),
-        _one(jobs, "GET", "/applicants", DROPPED),
-        _one(jobs, "GET", "/jobs/../applicants", DROPPED, "--path-as-is"),
+        _one(jobs, "/jobs", FORWARDED),
+        _one(jobs, "/applicants", DROPPED),
         _keep_alive(jobs),
-        _greeting("relayed", services.relayed),
-        _greeting("native", services.native),
+        _curious(jobs),
+        _greetings(relayed=services.relayed, native=services.native),
         Call(
             command=greet(services.refused),
             requests=(Request("TCP to a port that no rule names", DROPPED, services.refused.port),),
             exit_code=BASH_FAILED,
-            output="",
+            output=(),
         ),
         Call(
             command=curl("-o", "/dev/null", services.other_jobs.url + "/jobs"),
             requests=(Request(f"GET /jobs at {services.other_jobs.address}", DROPPED, services.other_jobs.port),),
             exit_code=CURL_COULD_NOT_CONNECT,
-            output="000\n",
+            output=(("000",),),
         ),
         Call(
             command=greet(services.datagrams, kind="udp"),
             requests=(Request("UDP datagram", DROPPED, services.datagrams.port),),
             exit_code=BASH_FAILED,
-            output="",
+            output=(),
         ),
     )

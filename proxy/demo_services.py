@@ -1,9 +1,16 @@
 """The servers of the demo: a jobs service, echo services and a UDP service, each with a book of what it received.
 
+The jobs service keeps every byte. Its book is read from them by a rule of its own, wherever a server might see the
+beginning of a request: in bodies and behind them too.
+
 They run in threads of the demo's process, outside every workload, and are what the demo's verdicts are checked against.
 """
 
+import base64
+import hashlib
+import io
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,6 +21,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 LOOPBACK = "127.0.0.1"
 OTHER_LOOPBACK = "127.0.0.2"
 _PORT_TRIES = 20
+GREETING = "hello"
+
+_REQUEST_LINE = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/")
+_WEBSOCKET_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 4.2.2
+_CLOSE = 0x88  # first byte of a last frame
 
 
 class Book:
@@ -30,6 +42,48 @@ class Book:
     def lines(self) -> list[str]:
         with self._lock:
             return list(self._lines)
+
+
+class RawBook(Book):
+    """Every byte that a service of HTTP received, connection by connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connections: list[bytearray] = []
+
+    def connection(self) -> bytearray:
+        """Where the bytes of a new connection go; appended to by its thread alone."""
+        with self._lock:
+            self._connections.append(bytearray())
+            return self._connections[-1]
+
+    def lines(self) -> list[str]:
+        """Whatever looks like a request, in order, and what was said over a WebSocket."""
+        with self._lock:
+            return [line for received in self._connections for line in _lines_of(bytes(received))]
+
+
+def _lines_of(received: bytes) -> list[str]:
+    requests = [f"{method.decode()} {path.decode()}" for method, path in _REQUEST_LINE.findall(received)]
+    if received and not _REQUEST_LINE.match(received):
+        requests.insert(0, f"{len(received)} bytes that are no request")
+    return [*requests, GREETING] if GREETING.encode() in received else requests
+
+
+class _Kept(io.RawIOBase):
+    """A socket to read from, each byte of it kept."""
+
+    def __init__(self, connection: socket.socket, kept: bytearray) -> None:
+        self._connection = connection
+        self._kept = kept
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        size = self._connection.recv_into(buffer)
+        self._kept += buffer[:size]
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +112,67 @@ class Services:
 
 
 class JobsHandler(BaseHTTPRequestHandler):
-    """GET /healthz, GET and POST /jobs, GET /applicants; everything it receives is noted first."""
+    """GET /healthz, /jobs and /applicants, POST anywhere, and a WebSocket at /feed that says everything again."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body in one segment: Nagle's algorithm would hold the body back for 40 ms
     server: "JobsServer"
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Kept(self.connection, self.server.received.connection()))
+
+    def finish(self) -> None:
+        """Keep also what comes behind the last request that was understood."""
+        super().finish()
+        try:
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(1)
+            while self.rfile.read1(65536):
+                pass
+        except OSError:
+            pass
+
     def do_GET(self) -> None:
-        self._note()
         answers: dict[str, object] = {
             "/healthz": {"ok": True},
             "/jobs": [{"id": 1, "title": "mechanic"}],
             "/applicants": [{"name": "Jane Roe", "salary": 72000}],
         }
-        path = self.path.partition("?")[0]
-        if path in answers:
+        path = self.path.partition("?")[0].removeprefix(f"http://{self.headers.get('Host')}")
+        if path == "/feed" and self.headers.get("Upgrade") == "websocket":
+            self._feed()
+        elif path in answers:
             self._answer(200, answers[path])
         else:
             self._answer(404, {"error": "not found"})
 
     def do_POST(self) -> None:
-        self._note()
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                self.rfile.read(size + 2)
+            self.rfile.readline()
+        else:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self._answer(201, {"id": 2})
 
-    def _note(self) -> None:
-        self.server.received.note(f"{self.command} {self.path}")
+    def _feed(self) -> None:
+        key = f"{self.headers['Sec-WebSocket-Key']}{_WEBSOCKET_GUID}".encode()
+        digest = hashlib.sha1(key, usedforsecurity=False).digest()
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(digest).decode())
+        self.end_headers()
+        self.wfile.flush()
+        self.close_connection = True
+        while len(start := self.rfile.read(6)) == 6:  # kind, length below 126 with the bit that says masked, mask
+            mask = start[2:]
+            text = bytes(byte ^ mask[place % 4] for place, byte in enumerate(self.rfile.read(start[1] & 0x7F)))
+            self.wfile.write(bytes((start[0], len(text))) + text)
+            self.wfile.flush()
+            if start[0] == _CLOSE:
+                return
 
     def _answer(self, status: int, value: object) -> None:
         body = json.dumps(value).encode() + b"\n"
@@ -93,7 +182,7 @@ class JobsHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_request(self, code: object = "-", size: object = "-") -> None:
+    def log_message(self, *_arguments: object) -> None:
         """The book is the log."""
 
 
@@ -101,8 +190,11 @@ class JobsServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, address: str, port: int) -> None:
-        self.received = Book()
+        self.received = RawBook()
         super().__init__((address, port), JobsHandler)
+
+    def handle_error(self, *_arguments: object) -> None:
+        """A connection that was reset, or bytes that cannot be understood, are expected here."""
 
     def server_bind(self) -> None:
         """HTTPServer's own looks up the host's name, which may ask a name server."""
