@@ -1,7 +1,9 @@
 """Connections: two legs and the layer between them. Here the shared part and the byte relay."""
 
+import contextlib
 import logging
 import math
+import socket
 import time
 from typing import Protocol
 
@@ -164,6 +166,7 @@ class Connection:
         if self.closed:
             return
         self.due = math.inf
+        self._keep_alive()
         if not self.server.ready and not self.server.closed:
             deadline = self.started + self.host.config.connect_timeout_s
             if self.server.is_connected():
@@ -176,6 +179,13 @@ class Connection:
                 self.wake_at(deadline)
         if not self.closed:
             self.timer(now)
+
+    def _keep_alive(self) -> None:
+        """A peer that vanishes is noticed some day. Set here: a connection that is over by now has no use for it."""
+        for end in (self.client, self.server):
+            if not end.closed:
+                with contextlib.suppress(OSError):
+                    end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def dial_timed_out(self, now: float) -> None:  # noqa: ARG002
         self.abort(Reason.DIAL_TIMEOUT)

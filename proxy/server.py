@@ -82,7 +82,6 @@ def bequeath(listener: socket.socket) -> None:
     """
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 class Server:
@@ -118,6 +117,7 @@ class Server:
         self._log = log
         self._source_of = source_of
         self._open_socket = open_socket
+        self._last_target: tuple[ConnectionRecord | None, tuple[str, int]] = (None, ("", 0))
         self._use: dict[int, WorkloadUse] = {}
         self._contexts: dict[tuple[int, int], tuple[LayerPolicy, HttpContext]] = {}
         self._listeners: dict[int, socket.socket] = {}
@@ -303,14 +303,21 @@ class Server:
         try:
             upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-            upstream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            number = upstream.connect_ex((str(record.address), record.port))
+            number = upstream.connect_ex(self._target(record))
             if number not in UNDER_WAY:
                 raise OSError(number, os.strerror(number))
         except OSError:
             upstream.close()
             raise
         return upstream
+
+    def _target(self, record: ConnectionRecord) -> tuple[str, int]:
+        """As sockets take it; in plain mode all connections may have one record."""
+        known, target = self._last_target
+        if record is not known:
+            target = (str(record.address), record.port)
+            self._last_target = (record, target)
+        return target
 
     def _context(self, record: ConnectionRecord, policy: LayerPolicy) -> HttpContext:
         """What the connections under one rule set share; made anew when the policy was exchanged."""

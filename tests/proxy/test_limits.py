@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -406,3 +407,18 @@ def test_a_workload_near_its_budget_is_read_in_small_pieces(start: Callable[...,
 def test_the_config_says_which_field_is_wrong() -> None:
     with pytest.raises(ValueError, match="connect_timeout_s is 0"):
         EdgeConfig(connect_timeout_s=0)
+
+
+def test_both_legs_of_a_connection_that_lives_for_a_while_have_keep_alive(start: Callable[..., Any]) -> None:
+    """Else a peer that vanished without a word would hold it for ever."""
+    relay = start(connect_timeout_s=0.02, timer_step_s=0.01)
+    relay.pair()
+
+    def have_it() -> bool:
+        (connection,) = relay.server.connections
+        legs = (connection.client.sock, connection.server.sock)
+        return all(leg.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for leg in legs)
+
+    deadline = time.monotonic() + PATIENCE_S
+    while not relay.ask(have_it):
+        assert time.monotonic() < deadline
