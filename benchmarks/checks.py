@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.configs import BODIES, SMALL_BODY
-from benchmarks.processes import POLL_S, Server, body_of
+from benchmarks.processes import POLL_S, body_of
 from benchmarks.rules import DENIED
 from benchmarks.scenarios import Scenario
 
@@ -37,15 +37,15 @@ def expected_body(scenario: Scenario) -> bytes:
     return SMALL_BODY.encode()
 
 
-def wrong_answers(server: Server, scenario: Scenario) -> list[str]:
+def wrong_answers(port: int, scenario: Scenario) -> list[str]:
     """One line for each answer that is not what the rules and the origin say."""
     problems = []
     try:
-        status, body = answer(server.port, "GET", scenario.target)
+        status, body = answer(port, "GET", scenario.target)
         if status != OK or body != expected_body(scenario):
             problems.append(f"GET {scenario.target}: {status} and {len(body)} bytes")
         for method, target in DENIED:
-            status, _ = answer(server.port, method, target)
+            status, _ = answer(port, method, target)
             if status != FORBIDDEN:
                 problems.append(f"{method} {target}: {status}, expected {FORBIDDEN}")
     except (OSError, http.client.HTTPException) as failed:

@@ -115,7 +115,7 @@ class _Bench:
     def _round(self, scenario: Scenario, side: str) -> Round:
         server, log = self._sides[side], self._logs[side]
         self._run += 1
-        problems = wrong_answers(server, scenario)
+        problems = wrong_answers(server.port, scenario)
         command = self._options.placement.for_load(self._command(scenario, server))
         before = self._clocks()
         text = run_text(command, self._options.seconds + OVERTIME_S)

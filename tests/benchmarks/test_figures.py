@@ -2,14 +2,17 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from benchmarks.__main__ import main, parse, placement
 from benchmarks.figures import Result, Round, Standing, exit_code
-from benchmarks.processes import StartError
+from benchmarks.processes import ENVIRONMENT, StartError
 from benchmarks.report import as_json, table
 from benchmarks.runner import noise
 from benchmarks.scenarios import BY_NAME, SCENARIOS, Kind, Scenario
@@ -138,6 +141,23 @@ def test_pinning_puts_the_proxy_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0})
     with pytest.raises(StartError):
         placement(pin=True)
+
+
+# Not a skip: these come with `make bench`, and only there this is needed.
+if all(shutil.which(name, path=ENVIRONMENT["PATH"]) for name in ("wrk", "nginx")) and find_spec("envoy"):
+
+    @pytest.mark.slow
+    def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        told = tmp_path / "bench.json"
+        arguments = ["--rounds", "1", "--seconds", "1", "--no-floors", "--json", str(told)]
+        code = main([*arguments, "--scenario", "keepalive", "--scenario", "latency", "--scenario", "memory"])
+        shown = capsys.readouterr().out
+        assert code == 0, shown
+        results = json.loads(told.read_text())["results"]
+        assert [each["scenario"] for each in results] == ["keepalive", "latency", "memory"]
+        assert all(each["figures"][side] > 0 for each in results for side in ("racecar", "envoy"))
+        assert all(each["log_lines"] >= each["requests"] > 0 for each in results[0]["rounds"])
+        assert "keep-alive, 98-byte bodies" in shown
 
 
 def test_each_scenario_has_what_is_asked_for() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.checks import FRESH_PATH
+from benchmarks.checks import FRESH_PATH, wrong_answers
 from benchmarks.load import (
     SCRIPT,
     LoadError,
@@ -22,6 +22,7 @@ from benchmarks.load import (
     run_text,
     wrk_command,
 )
+from benchmarks.rules import DENIED
 from benchmarks.scenarios import BY_NAME
 
 SMALL, BIG, FRESH, CLOSE = (BY_NAME[name] for name in ("keepalive", "1m", "fresh", "close"))
@@ -206,6 +207,27 @@ def test_a_stall_of_the_server_is_in_the_latency_of_all_that_were_due_meanwhile(
     assert told["requests"] == 400
     assert told["latency_us"]["max"] > 190_000
     assert told["latency_us"]["p90"] > 100_000
+
+
+# --- The checking client ---------------------------------------------------------------------------------------------
+
+
+def test_a_proxy_that_denies_nothing_is_found_out() -> None:
+    with serving(Origin(ANSWER)) as port:
+        problems = wrong_answers(port, SMALL)
+    assert problems[0] == "GET /jobs/1: 200 and 98 bytes"  # of the right length, with the wrong content
+    assert problems[1:] == [f"{method} {target}: 200, expected 403" for method, target in DENIED]
+
+
+def test_a_proxy_that_denies_everything_is_found_out() -> None:
+    with serving(Origin(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")) as port:
+        assert wrong_answers(port, SMALL) == ["GET /jobs/1: 403 and 0 bytes"]
+
+
+def test_a_proxy_that_answers_nothing_is_found_out() -> None:
+    with serving(Origin(b"nonsense\r\n\r\n")) as port:
+        (problem,) = wrong_answers(port, SMALL)
+    assert "BadStatusLine" in problem
 
 
 # --- load.lua --------------------------------------------------------------------------------------------------------
