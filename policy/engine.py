@@ -13,7 +13,7 @@ from typing import NamedTuple
 from racecar.policy.model import Encoding
 from racecar.policy.paths import Examined, examine, readings
 from racecar.policy.reasons import Reason
-from racecar.policy.regex import PatternSet, without_case
+from racecar.policy.regex import SYNTAX, PatternSet, without_case
 from racecar.policy.tables import RuleSet
 
 CACHED_VERDICTS = 1024  # of each of two generations
@@ -76,27 +76,29 @@ _Key = tuple[object, ...]
 class _Field:
     """What the rules of a set ask of one text."""
 
-    __slots__ = ("_any", "_by_pattern", "_patterns", "is_used")
+    __slots__ = ("_any", "_by_literal", "_by_pattern", "_patterns", "is_used")
 
     def __init__(self, texts: Iterable[str | None]) -> None:
         """One pattern or None for each rule, in their order. Raises PatternError."""
         self._any: _Rules = 0
+        self._by_literal: dict[bytes, _Rules] = {}
         self._by_pattern: dict[str, _Rules] = {}
         for index, text in enumerate(texts):
             if text is None:
                 self._any |= 1 << index
+            elif SYNTAX.isdisjoint(text):
+                self._by_literal[text.encode()] = self._by_literal.get(text.encode(), 0) | 1 << index
             else:
                 self._by_pattern[text] = self._by_pattern.get(text, 0) | 1 << index
         self._patterns = PatternSet(self._by_pattern)
-        self.is_used = bool(self._by_pattern)
+        self.is_used = bool(self._by_literal or self._by_pattern)
 
     def matching(self, text: bytes) -> _Rules:
         """Raises MemoryError, then none is known to match or not."""
-        if not self.is_used:
-            return self._any
-        found = self._any
-        for pattern in self._patterns.matching(text):
-            found |= self._by_pattern[pattern]
+        found = self._any | self._by_literal.get(text, 0)
+        if self._by_pattern:
+            for pattern in self._patterns.matching(text):
+                found |= self._by_pattern[pattern]
         return found
 
 
@@ -194,15 +196,19 @@ class HttpMatcher:
             return HttpVerdict(False, 0, examined.reason)
         path, encoded = self._paths(examined)
         method = self._method.matching(call.method)
-        query = self._query.matching(examined.query[1:])
-        host = self._host.matching(call.host.lower())
+        query = self._query.matching(examined.query[1:]) if self._query.is_used else self._all
+        host = self._host.matching(call.host.lower()) if self._host.is_used else self._all
         headers = self._possible
         for header, values in zip(self._headers, fields, strict=True):
             headers &= header.matching(values)
-        connect, websocket, body = self._grants(call)
+        connect = self._connect if call.method == b"CONNECT" else self._all
+        websocket = self._websocket if call.is_websocket else self._all
+        # Letter case does not count: a server that takes `get` for GET ignores its body too.
+        needs_body = call.has_body and call.method.upper() in _BODYLESS_METHODS
+        body = self._body if needs_body else self._all
         found = path & encoded & method & query & host & headers & connect & websocket & body
         if found:
-            return HttpVerdict(True, self._numbers[next(_indexes(found))], Reason.NONE)
+            return HttpVerdict(True, self._numbers[(found & -found).bit_length() - 1], Reason.NONE)
         return self._denial(
             {
                 "method": method,
@@ -215,15 +221,6 @@ class HttpMatcher:
                 "allowBody": body,
                 "allowEncoded": encoded,
             }
-        )
-
-    def _grants(self, call: HttpCall) -> tuple[_Rules, _Rules, _Rules]:
-        """The rules that grant a tunnel, a WebSocket, a body, if the call needs them."""
-        needs_body = call.has_body and call.method.upper() in _BODYLESS_METHODS  # some servers ignore letter case
-        return (
-            self._connect if call.method == b"CONNECT" else self._all,
-            self._websocket if call.is_websocket else self._all,
-            self._body if needs_body else self._all,
         )
 
     def _paths(self, examined: Examined) -> tuple[_Rules, _Rules]:

@@ -59,8 +59,8 @@ _HIDDEN: tuple[tuple[Encoding, bytes, bytes], ...] = (
 
 def examine(target: bytes) -> Examined:
     """Judge the encoding of a request's path and query (origin form) and normalise it."""
-    path = target.partition(b"?")[0]
-    query = target[len(path) :]
+    at = target.find(b"?")
+    path, query = (target, b"") if at < 0 else (target[:at], target[at:])
     if _PLAIN.fullmatch(target):
         return Examined(Reason.NONE, path, path, query)
     if _NOT_VISIBLE.search(target) or b"%00" in path or _BAD_ESCAPE.search(path):
