@@ -9,6 +9,7 @@ import tempfile
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,10 +143,12 @@ def test_check_of_a_good_policy_is_0_and_warnings_are_on_stderr(
     assert ended("check", policy) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert FINDING.fullmatch(line)
-    assert line.startswith(f"{policy}:10:")
-    assert line.endswith("[path-exact]")
+    lines = captured.err.splitlines()
+    assert lines
+    for line in lines:
+        assert FINDING.fullmatch(line)
+        assert line.startswith(f"{policy}:10:")
+    assert any(line.endswith("[path-exact]") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -246,14 +249,68 @@ def as_root() -> None:
         pytest.skip("needs root")
 
 
+INGRESS = """
+  ingress:
+  - fromCIDR: [127.0.0.1/32]
+    toPorts:
+    - ports: [{port: "80", protocol: TCP}]
+"""
+
+
+def test_exec_refuses_a_policy_for_ingress(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing would enforce it: whether it stands in an object of its own, beside egress rules or in audit mode."""
+    as_root()
+    alone = POLICY[: POLICY.index("  egress:")].replace("tweeter", "in") + INGRESS.lstrip("\n")
+    alone = alone.replace("app: in", "app: tweeter")
+    for text in (POLICY + INGRESS, f"{POLICY}---\n{alone}"):
+        policy.write_text(text)
+        for more in ([], ["--audit"], ["--allow-unselected"]):
+            assert ended("exec", "--policy", policy, *SELECTED, *more, "--", "true") == 125
+            said = capsys.readouterr().err
+            assert "selects this command for ingress, which exec does not enforce yet" in said
+            assert "racecar run --no-bpf --direction ingress" in said
+
+
+def test_exec_starts_with_an_ingress_policy_of_others(
+    policy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_root()
+    monkeypatch.setattr("racecar.proxy.session.run", lambda options: 7)
+    policy.write_text(f"{POLICY}---\n{(POLICY + INGRESS).replace('tweeter', 'other')}")
+    assert ended("exec", "--policy", policy, *SELECTED, "--", "true") == 7
+    assert capsys.readouterr().err == ""
+
+
+def test_exec_takes_a_configuration(
+    policy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_root()
+    taken: list[Any] = []
+    monkeypatch.setattr("racecar.proxy.session.run", lambda options: taken.append(options) or 7)
+    config = policy.parent / "config"
+    command = ("exec", "--policy", policy, *SELECTED, "--config", config, "--", "true")
+    config.write_text("apiVersion: racecar.io/v1\nkind: RacecarConfig\nspec: {timeouts: {connect: 3s, head: 4s}}\n")
+    assert ended(*command) == 7
+    assert (taken[0].edge.connect_timeout_s, taken[0].http.head_timeout_s) == (3, 4)
+    config.write_text("apiVersion: racecar.io/v1\nkind: RacecarConfig\nspec: {timeouts: {connect: 3}}\n")
+    assert ended(*command) == 125
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"{config}:3:28: error: spec.timeouts.connect must be")
+    assert second == "racecar: the configuration does not load; nothing was started"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--labels", "app=other"], "no policy selects this command for egress (labels: app=other; namespace: default)"),
+        (
+            ["--labels", "app=other"],
+            "no policy selects this command for egress (labels: app=other; namespace: default)",
+        ),
         ([], "no policy selects this command for egress (labels: none; namespace: default)"),
         ([*SELECTED, "--namespace", "other"], "namespace: other"),
         ([*SELECTED, "--user", "nobody", "--keep-privileges"], "exclude each other"),
         ([*SELECTED, "--strict", "--keep-privileges"], "--strict"),
+        (["--allow-unselected", "--strict"], "pass --allow-unselected without --strict"),
         ([*SELECTED, "--strict", "--user", "nobody"], "--strict"),
     ],
 )
