@@ -166,8 +166,9 @@ class LineSink:
         """Write the last lines: a slow reader gets this long. How many lines were lost in all."""
         deadline = time.monotonic() + timeout_s
         self.flush()
-        while not self.is_empty and not self._is_full and self._is_writable(deadline - time.monotonic()):
-            self.flush()
+        while not self.is_empty and not self._is_full and (left_s := deadline - time.monotonic()) > 0:
+            if self._is_writable(left_s):
+                self.flush()
         self._drop_all()
         return self.lost
 
