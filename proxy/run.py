@@ -103,7 +103,9 @@ def _service(options: RunOptions, upstream: Place, stack: contextlib.ExitStack) 
     return Service(
         compiled=compiled,
         upstream=upstream,
-        source=FlowSource(instance, options.namespace, options.labels, compiled.rules, compiled.policies),
+        source=FlowSource(
+            instance, options.namespace, options.labels, compiled.rules, compiled.policies, compiled.direction
+        ),
         log_fd=log_fd,
         log_lock=log_lock,
         drain_timeout_s=options.drain_timeout_s,
