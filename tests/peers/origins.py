@@ -60,8 +60,9 @@ def needs_library(name: str) -> None:
 
 
 def listen() -> socket.socket:
-    """A listening socket on a free port of loopback."""
+    """A listening socket on a free port of loopback; what it accepts waits for no acknowledgement."""
     listener = socket.socket()
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.bind(("127.0.0.1", 0))
     listener.listen(2048)
     return listener
