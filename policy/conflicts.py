@@ -117,7 +117,7 @@ def _two_kinds(reach: _Reach, other: _Reach) -> Finding:
     assert mine is not None
     assert its is not None
     text = (
-        f"{reach.ref.name} has {mine.kind} rules where {other.ref.name} ({other.ref.place}) has {its.kind} rules: "
+        f"{reach.ref.name} has {mine.shown} rules where {other.ref.name} ({other.ref.place}) has {its.shown} rules: "
         "one port of one peer can have one kind"
     )
     return Finding(reach.ref.file, reach.ref.line, reach.ref.column, "error", text)

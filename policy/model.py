@@ -174,6 +174,11 @@ class Layer7:
     ref: RuleRef
     passes_tls: bool = False
 
+    @property
+    def shown(self) -> str:
+        """What a file says: http, tls or l7proto."""
+        return "l7proto: tcp" if self.kind == "tcp" else "http" if self.http else "tls"
+
 
 @dataclass(frozen=True, slots=True)
 class PortRule:

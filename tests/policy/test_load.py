@@ -724,7 +724,8 @@ def test_two_kinds_on_one_port_are_an_error_that_names_both() -> None:
     (error,) = errors(spec(f"egress:\n- {L7_80}\n- {RELAY_80}"))
     assert error.startswith("p.yaml:8:")
     assert (
-        "default/p egress[1].toPorts[0] has tcp rules where default/p egress[0].toPorts[0] (p.yaml:7) has http" in error
+        "default/p egress[1].toPorts[0] has l7proto: tcp rules where default/p egress[0].toPorts[0] (p.yaml:7) has http"
+        in error
     )
 
 
