@@ -3,7 +3,7 @@
 import re
 
 from racecar.policy.document import Node
-from racecar.policy.fields import Fields, Report, fields, strings
+from racecar.policy.fields import Fields, Report, fields, items, string, strings
 from racecar.policy.findings import Finding, shown
 from racecar.policy.model import ENCODINGS, Encoding, HttpMatch, Policy, RuleRef
 from racecar.policy.regex import SYNTAX, PatternError, compile_pattern
@@ -64,7 +64,12 @@ def _pattern(report: Report, http: Fields, key: str, where: str) -> str | None:
 
 
 def _headers(report: Report, node: Node | None, where: str) -> tuple[tuple[str, str | None], ...]:
-    found = (_header(report, item, text) for item, text in strings(report, node, where))
+    found = []
+    for place, item in items(report, node, where):
+        if item.kind == "mapping":  # `- X-A: v`, which looks like what is meant
+            report.error(item, f'{place} must be a string, not a mapping: write "NAME: VALUE" in quotes')
+        elif (text := string(report, item, place)) is not None:
+            found.append(_header(report, item, text))
     return tuple(dict.fromkeys(header for header in found if header is not None))
 
 

@@ -217,7 +217,7 @@ SPEC_ERRORS = {
     PORT % "{http: [{path: 1.10}]}": "error: path must be a string, not a number",
     PORT % "{http: [{host: 1.10}]}": "error: host must be a string, not a number",
     PORT % "{http: [{headers: 'X-A: v'}]}": "rules.http[0].headers must be a list, not a string",
-    PORT % "{http: [{headers: [X-A: v]}]}": "rules.http[0].headers[0] must be a string, not a mapping",
+    PORT % "{http: [{headers: [X-A: v]}]}": 'rules.http[0].headers[0] must be a string, not a mapping: write "NAME: VALUE" in quotes',
     PORT % "{http: [{headers: ['']}]}": 'error: "" names no header: NAME, or NAME: VALUE',
     PORT % "{http: [{headers: [' v']}]}": 'error: " v" names no header',
     PORT % "{http: [{headers: ['X(A): v']}]}": 'error: "X(A): v" names no header',
