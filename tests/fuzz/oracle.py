@@ -112,7 +112,8 @@ def _check_server(talk: Talk, answer_ends: list[int]) -> None:
         if record.opaque == "tls":
             _check_hello(talk, data, record)
             return
-        if pos == len(data) and _server_is_reset(talk):
+        forwarded = [later for later in talk.records[number:] if later.verdict is not Verdict.DROPPED]
+        if pos == len(data) and len(forwarded) == 1 and _server_is_reset(talk):
             return  # what was on its way is dropped: nothing of the request may have been said
         request = read_request(data, pos)
         _check_request(talk, request, record)
@@ -133,6 +134,11 @@ def _check_server(talk: Talk, answer_ends: list[int]) -> None:
     assert pos >= len(data), f"{len(data) - pos} bytes were forwarded that are in no record"
     assert pos == len(data) or _server_is_reset(talk), f"{pos - len(data)} bytes are logged that were not forwarded"
     _check_server_end(talk, complete)
+
+
+def _is_cut_off(talk: Talk) -> bool:
+    """The conversation, or what was around it, gave up both legs."""
+    return talk.aborted or talk.cut_off
 
 
 def _server_is_reset(talk: Talk) -> bool:
@@ -236,20 +242,20 @@ def _check_answer(talk: Talk, data: bytes, pos: int, record: HttpRecord, *, last
         return end
     if not record.response_bytes:
         assert not record.status, "a status without an answer"
-        assert talk.aborted or record.reason is not Reason.NONE, "no answer, and nothing that explains it"
+        assert _is_cut_off(talk) or record.reason is not Reason.NONE, "no answer, and nothing that explains it"
         return end
     if record.verdict is Verdict.DROPPED:
         marks = [mark for mark in talk.client_marks if pos <= mark < end]
         assert marks[:1] == [pos], "a refusal that does not begin a word to the client"
     answer = read_answer(data[:end], pos, record.method, upgrades=record.opaque == "websocket", ended=False)
-    if not answer.is_complete and answer.head_end and last and not talk.aborted:
+    if not answer.is_complete and answer.head_end and last and not _is_cut_off(talk):
         answer = read_answer(data[:end], pos, record.method, upgrades=False, ended=True)
         assert any(isinstance(command, EndClient | Close) for command, _, _ in talk.ends)
     if record.opaque:
         assert answer.is_complete
         assert answer.status == record.status
         return end
-    if last and talk.aborted:
+    if last and _is_cut_off(talk):
         return end
     assert answer.is_complete, f"half an answer: {data[pos:end]!r}"
     assert answer.status == record.status, f"status {answer.status} was said, {record.status} is logged"

@@ -125,6 +125,7 @@ class Talk:
         self.raced = False  # it depends on the cuts what comes first, what a server says or what a client said
         self.left = False  # the server's leg was closed, and part of a read was not taken any more
         self._turn = 0
+        self._halved = True
 
     # --- what happens
 
@@ -189,10 +190,9 @@ class Talk:
         conversation = self.conversation
         while self.waiting and not conversation.client_paused and not conversation.is_over:
             data = self.waiting.pop(0)
-            moved = min(len(data), conversation.client_unread) if self.delivery.moves else 0
+            moved = self._movable(data, conversation.client_unread)
             if moved:
                 self._moved(data[:moved], to_server=True)
-                conversation.client_moved(moved, self.now)
             if data[moved:]:
                 due = conversation.deadline <= self.now
                 self._take(conversation.client_bytes(data[moved:], self.now), ToServer(data[moved:]))
@@ -209,10 +209,9 @@ class Talk:
             if conversation.is_over or self.server_gone:
                 self.left = True
                 return
-            moved = min(len(piece), conversation.server_unread) if self.delivery.moves else 0
+            moved = self._movable(piece, conversation.server_unread)
             if moved:
                 self._moved(piece[:moved], to_server=False)
-                conversation.server_moved(moved, self.now)
             if piece[moved:]:
                 due = conversation.deadline <= self.now
                 self._take(conversation.server_bytes(piece[moved:], self.now), ToClient(piece[moved:]))
@@ -236,6 +235,13 @@ class Talk:
             self._take(conversation.server_failed(self.deaf, self.now), None)
             assert conversation.is_over or self.server_gone, "a leg that failed is still wanted"
 
+    def _movable(self, data: bytes, unread: int) -> int:
+        """All that may pass unread, or half of it, in turn."""
+        if not (self.delivery.moves and unread):
+            return 0
+        self._halved = not self._halved
+        return min(len(data), unread) // (1 + self._halved)
+
     def _cut(self, data: bytes) -> Iterator[bytes]:
         sizes = self.delivery.sizes or (READ_BYTES,)
         start = 0
@@ -248,12 +254,17 @@ class Talk:
     # --- what is said
 
     def _moved(self, data: bytes, *, to_server: bool) -> None:
+        due = self.conversation.deadline <= self.now
         if to_server:
             assert not self.server_gone, "bytes to a server whose leg is gone"
+            assert not self.deaf, "bytes to a server that takes none"
             self._mark()
             self.to_server += data
+            self.conversation.client_moved(len(data), self.now)
         else:
             self.to_client += data
+            self.conversation.server_moved(len(data), self.now)
+        self._check_deadline(due)
 
     def _mark(self) -> None:
         context = self.contexts.index(self.conversation.context)
@@ -331,7 +342,7 @@ class Talk:
     @property
     def aborted(self) -> bool:
         """Both legs were reset: what was on its way is lost, so how much of it was said does not matter."""
-        return self.cut_off or any(isinstance(command, Abort) for command, _, _ in self.ends)
+        return any(isinstance(command, Abort) for command, _, _ in self.ends)
 
     def outcome(self) -> "Outcome":
         return Outcome(

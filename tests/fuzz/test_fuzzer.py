@@ -106,7 +106,8 @@ def test_the_time_is_shared_out_and_a_finding_is_exit_code_1(
 # --- Each promise is one that breaks the checks if it is broken
 
 TALK = [Step("client", REQUESTS[0] + DENIED_REQUESTS[0] + REQUESTS[3]), Step("server", ANSWERS[0])]
-BODY_ALONE = [Step("client", REQUESTS[3]), Step("server", ANSWERS[0]), Step("client", REQUESTS[0])]
+_PARTS = [Step("client", REQUESTS[3][:-2]), Step("client", REQUESTS[3][-2:])]
+BODY_ALONE = [*_PARTS, Step("server", ANSWERS[0]), Step("client", REQUESTS[0])]
 BODY = [Step("client", REQUESTS[3][:-2]), Step("client", REQUESTS[3][-2:] + REQUESTS[0]), Step("server", ANSWERS[0])]
 
 
