@@ -116,26 +116,38 @@ def _encodings(report: Report, node: Node | None, where: str) -> frozenset[Encod
 def _advise(report: Report, http: Fields, match: HttpMatch) -> None:
     """Warn where a rule means less, or more, than it seems to, and where racecar is stricter than Cilium."""
     method, path, host = http.get("method"), http.get("path"), http.get("host")
-    grants = "" if match.ref.kind == "RacecarPolicy" else " in a RacecarPolicy"
-    if path is not None and match.path is not None and SYNTAX.isdisjoint(match.path):
-        if match.query and not match.path_only:
-            report.warning(path, "path is matched with the query: pathOnly: true leaves it to `query`", "path-exact")
-        elif not match.path_only:
-            text = f"path {shown(match.path)} allows exactly this, without sub-paths and without a query"
-            report.warning(path, text, "path-exact")
+    if path is not None and match.path is not None:
+        _advise_path(report, path, match.path, match)
+        _advise_grants(report, http, path, match)
     if host is not None and match.host is not None and _OPEN_DOT.search(_ESCAPE_OR_CLASS.sub("", match.host)):
         text = f"host {shown(match.host)}: a dot matches any character; write \\. for a dot"
         report.warning(host, text, "host-dot")
-    if path is not None and match.path is not None:
-        if _accepts(match.method, b"GET", b"DELETE") and _BODY_PATH.search(match.path) and not http.get("allowBody"):
-            text = f"a body on GET, HEAD or DELETE is refused; allowBody: true{grants} grants it"
-            report.warning(path, text, "body-refused")
-        if _accepts(match.method, b"GET") and _WEBSOCKET_PATH.search(match.path) and not http.get("websocket"):
-            text = f"a WebSocket is refused; websocket: true{grants} grants it"
-            report.warning(path, text, "websocket-refused")
-    if method is not None and "CONNECT" in (match.method or "") and not http.get("connect"):
-        text = f"CONNECT is refused; connect: true{grants} grants it"
-        report.warning(method, text, "connect-refused")
+    if method is not None and "CONNECT" in (match.method or "") and http.get("connect") is None:
+        report.warning(method, f"CONNECT is refused; {_granted_by('connect', match)}", "connect-refused")
+
+
+def _advise_path(report: Report, node: Node, path: str, match: HttpMatch) -> None:
+    if match.path_only or not SYNTAX.isdisjoint(path):
+        return
+    if match.query:
+        report.warning(node, "path is matched with the query: pathOnly: true leaves it to `query`", "path-exact")
+    else:
+        text = f"path {shown(path)} allows exactly this, without sub-paths and without a query"
+        report.warning(node, text, "path-exact")
+
+
+def _advise_grants(report: Report, http: Fields, node: Node, match: HttpMatch) -> None:
+    """Judged by the path: most rules for GET and DELETE need neither grant, and a warning on each would be noise."""
+    path = match.path or ""
+    if http.get("allowBody") is None and _accepts(match.method, b"GET", b"DELETE") and _BODY_PATH.search(path):
+        text = f"a body on GET, HEAD or DELETE is refused; {_granted_by('allowBody', match)}"
+        report.warning(node, text, "body-refused")
+    if http.get("websocket") is None and _accepts(match.method, b"GET") and _WEBSOCKET_PATH.search(path):
+        report.warning(node, f"a WebSocket is refused; {_granted_by('websocket', match)}", "websocket-refused")
+
+
+def _granted_by(field: str, match: HttpMatch) -> str:
+    return f"{field}: true{'' if match.ref.kind == 'RacecarPolicy' else ' in a RacecarPolicy'} grants it"
 
 
 def _accepts(pattern: str | None, *methods: bytes) -> bool:
