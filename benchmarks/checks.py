@@ -54,24 +54,39 @@ def wrong_answers(port: int, scenario: Scenario) -> list[str]:
 
 
 class LogReader:
-    """Counts the lines of an access log as they arrive, and the distinct fresh paths in them; empties it on request.
+    """Counts the calls of a scenario in an access log as they arrive, and the distinct fresh paths among them.
 
-    Emptied after every round, so that no round pays for writing an earlier one to the disk.
+    Only lines with the scenario's path count: racecar has a line for each connection too. Emptied after every round, so
+    that no round pays for writing an earlier one to the disk.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._call = FRESH_PATH
         self._offset = 0
         self._rest = b""
-        self.lines = 0
+        self.calls = 0
         self.fresh: set[bytes] = set()
 
-    def wait_for(self, lines: int) -> None:
-        """Read until there are that many lines, or none come any more."""
+    def begin(self, scenario: Scenario) -> None:
+        """Empty the log and forget what was counted."""
+        os.truncate(self._path, 0)
+        # Envoy's line has `"GET /path HTTP/1.1"`, racecar's `"/path"`.
+        path = re.compile(rb'(?<=[" ])' + re.escape(scenario.target.encode()) + rb'[" ]')
+        self._call = FRESH_PATH if scenario.fresh else path
+            FRESH_PATH if scenario.fresh else re.compile(rb'(?<=[" ])' + re.escape(scenario.target.encode()) + rb'[" ]')
+        )
+        self._offset = 0
+        self._rest = b""
+        self.calls = 0
+        self.fresh = set()
+
+    def wait_for(self, calls: int) -> None:
+        """Read until there are that many calls, or none come any more."""
         deadline = time.monotonic() + LOG_TIMEOUT_S
         while True:
             self._read()
-            if self.lines >= lines or time.monotonic() > deadline:
+            if self.calls >= calls or time.monotonic() > deadline:
                 return
             time.sleep(POLL_S)
 
@@ -83,23 +98,18 @@ class LogReader:
                 self._take(chunk)
 
     def _take(self, chunk: bytes) -> None:
-        whole, newline, self._rest = (self._rest + chunk).rpartition(b"\n")
-        self.lines += (whole + newline).count(b"\n")
-        self.fresh.update(FRESH_PATH.findall(whole))
-
-    def empty(self) -> None:
-        os.truncate(self._path, 0)
-        self._offset = 0
-        self._rest = b""
-        self.lines = 0
-        self.fresh = set()
+        whole, _, self._rest = (self._rest + chunk).rpartition(b"\n")
+        found = self._call.findall(whole)
+        self.calls += len(found)
+        if self._call is FRESH_PATH:
+            self.fresh.update(found)
 
 
 def log_problems(log: LogReader, requests: int, scenario: Scenario) -> list[str]:
     """Every answer has its line; fresh heads were really distinct, all of them."""
     problems = []
-    if log.lines < requests:
-        problems.append(f"{log.lines} lines in the access log for {requests} answers")
-    if scenario.fresh and len(log.fresh) < min(requests, log.lines):
+    if log.calls < requests:
+        problems.append(f"{log.calls} calls in the access log for {requests} answers")
+    if scenario.fresh and len(log.fresh) < min(requests, log.calls):
         problems.append(f"{len(log.fresh)} distinct paths in {requests} requests")
     return problems

@@ -25,7 +25,7 @@ class Round:
     system_us: float = 0.0
     foreign_share: float = 0.0  # of the machine: what others than the benchmark used
     steal_share: float = 0.0
-    log_lines: int = 0
+    logged: int = 0
     notes: dict[str, float] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 

@@ -115,8 +115,9 @@ class _Bench:
     def _round(self, scenario: Scenario, side: str) -> Round:
         server, log = self._sides[side], self._logs[side]
         self._run += 1
-        problems = wrong_answers(server.port, scenario)
         command = self._options.placement.for_load(self._command(scenario, server))
+        problems = wrong_answers(server.port, scenario)
+        log.begin(scenario)
         before = self._clocks()
         text = run_text(command, self._options.seconds + OVERTIME_S)
         after = self._clocks()
@@ -124,9 +125,7 @@ class _Bench:
         log.wait_for(load.requests)
         problems += [*load.problems, *log_problems(log, load.requests, scenario), *self._deaths()]
         measured = _measured(scenario, side, load, before, after)
-        found = replace(measured, command=shlex.join(command), log_lines=log.lines, problems=tuple(problems))
-        log.empty()
-        return found
+        return replace(measured, command=shlex.join(command), logged=log.calls, problems=tuple(problems))
 
     def _command(self, scenario: Scenario, server: Server) -> list[str]:
         if not scenario.own_client:

@@ -156,7 +156,7 @@ if all(shutil.which(name, path=ENVIRONMENT["PATH"]) for name in ("wrk", "nginx")
         results = json.loads(told.read_text())["results"]
         assert [each["scenario"] for each in results] == ["keepalive", "latency", "memory"]
         assert all(each["figures"][side] > 0 for each in results for side in ("racecar", "envoy"))
-        assert all(each["log_lines"] >= each["requests"] > 0 for each in results[0]["rounds"])
+        assert all(each["logged"] >= each["requests"] > 0 for each in results[0]["rounds"])
         assert "keep-alive, 98-byte bodies" in shown
 
 

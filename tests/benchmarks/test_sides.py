@@ -26,7 +26,7 @@ from benchmarks.processes import (
     tree,
 )
 from benchmarks.rules import DENIED, RULES, envoy_rbac, racecar_policy
-from benchmarks.scenarios import BY_NAME, SCENARIOS
+from benchmarks.scenarios import BY_NAME, SCENARIOS, Scenario
 from racecar.policy.compile import compile_workload
 from racecar.policy.load import load_text
 
@@ -111,37 +111,55 @@ def fresh_line(number: int) -> str:
     return json.dumps({"url": f"/items/{1:08x}{number:08x}"}) + "\n"
 
 
+def reader(path: Path, scenario: Scenario) -> LogReader:
+    path.touch()
+    log = LogReader(path)
+    log.begin(scenario)
+    return log
+
+
 def test_the_log_is_counted_however_it_arrives(tmp_path: Path) -> None:
     path = tmp_path / "log"
+    log = reader(path, FRESH)
     text = "".join(fresh_line(number) for number in range(4))
     path.write_text(text[:70])
-    log = LogReader(path)
     log.wait_for(1)
     path.write_text(text)
     log.wait_for(4)
-    assert (log.lines, len(log.fresh)) == (4, 4)
+    assert (log.calls, len(log.fresh)) == (4, 4)
     assert log_problems(log, 4, FRESH) == []
 
 
-def test_an_emptied_log_starts_again(tmp_path: Path) -> None:
+def test_both_sides_lines_count_and_other_lines_do_not(tmp_path: Path) -> None:
     path = tmp_path / "log"
+    log = reader(path, BY_NAME["keepalive"])
+    ours = '{"Type":"L7","l7":{"http":{"method":"GET","url":"/jobs/1"}}}\n'
+    theirs = '[2026] "GET /jobs/1 HTTP/1.1" 200 - 0 98 0 - "-" "-" "-" "127.0.0.1:1" "127.0.0.1:2"\n'
+    others = '{"Type":"L3_L4"}\n"GET /jobs/12 HTTP/1.1"\n"GET /a/jobs/1 HTTP/1.1"\n'
+    path.write_text(ours + others + theirs + others)
+    log.wait_for(2)
+    assert log.calls == 2
+
+
+def test_a_new_round_counts_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = reader(path, FRESH)
     path.write_text(fresh_line(1) * 3)
-    log = LogReader(path)
     log.wait_for(3)
-    log.empty()
-    assert (path.read_text(), log.lines, log.fresh) == ("", 0, set())
+    log.begin(FRESH)
+    assert (path.read_text(), log.calls, log.fresh) == ("", 0, set())
     path.write_text(fresh_line(2))
     log.wait_for(1)
-    assert (log.lines, len(log.fresh)) == (1, 1)
+    assert (log.calls, len(log.fresh)) == (1, 1)
 
 
 def test_heads_that_come_twice_and_answers_without_a_line_are_problems(tmp_path: Path) -> None:
     path = tmp_path / "log"
+    log = reader(path, FRESH)
     path.write_text(fresh_line(1) * 2 + fresh_line(2))
-    log = LogReader(path)
     log.wait_for(3)
     assert log_problems(log, 3, FRESH) == ["2 distinct paths in 3 requests"]
-    assert log_problems(log, 4, BY_NAME["keepalive"]) == ["3 lines in the access log for 4 answers"]
+    assert log_problems(log, 4, BY_NAME["keepalive"]) == ["3 calls in the access log for 4 answers"]
 
 
 # --- Processes -------------------------------------------------------------------------------------------------------
