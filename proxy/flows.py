@@ -293,10 +293,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
 
 
+def escaped(text: str) -> str:
+    """What a peer said, for a terminal: visible ASCII and nothing else, so that nothing can look like another."""
+    return "".join(c if " " <= c <= "~" and c != "\\" else c.encode("unicode_escape").decode() for c in text)
+
+
 def process_name(record: ConnectionRecord | KernelEvent, source: _Place | None = None) -> str:
     """Who is told of on the terminal: the process, else the client's address."""
     if record.pid:
-        return printable(f"{record.comm}[{record.pid}]")
+        return f"{escaped(record.comm)}[{record.pid}]"
     return "an unknown process" if source is None else _shown(*source)
 
 
@@ -316,7 +321,7 @@ def denial_of_request(entry: HttpEntry, rule_name: str) -> str:
     where = _shown(record.address, record.port)
     why = rule_name if http.reason in (Reason.HTTP_NO_RULE, Reason.HTTP_DENY_RULE) else http.reason.name
     whom = process_name(record, entry.source)
-    return f"{printable(f'denied {call} on {where}')} to {whom}: {printable(why)} (event {http.event})"
+    return f"denied {escaped(call)} on {where} to {whom}: {printable(why)} (event {http.event})"
 
 
 def denial_of_connection(entry: ConnectionEntry) -> str:

@@ -411,6 +411,15 @@ def test_nothing_in_a_denial_moves_the_cursor() -> None:
         assert line.isprintable()
 
 
+def test_what_a_peer_says_is_ascii_on_the_terminal() -> None:
+    """A letter of another script may look like one of ours."""
+    record = replace(RECORD, comm="\u0441url")
+    line = denial_of_request(request(replace(DENIED_HTTP, path="/j\u043ebs\\".encode()), record), "Regel f\u00fcr alle")
+    assert line == (
+        "denied GET /j\\xd0\\xbebs\\\\ on 192.0.2.7:80 to \\u0441url[4242]: Regel f\u00fcr alle (event e-1)"
+    )
+
+
 def test_what_is_not_printable_is_escaped_and_the_rest_left_alone() -> None:
     assert printable("gr\u00fc\u00df \u4e2d \x1b\n\t\udcff") == "gr\u00fc\u00df \u4e2d \\x1b\\n\\t\\udcff"
 
