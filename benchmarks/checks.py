@@ -74,8 +74,6 @@ class LogReader:
         # Envoy's line has `"GET /path HTTP/1.1"`, racecar's `"/path"`.
         path = re.compile(rb'(?<=[" ])' + re.escape(scenario.target.encode()) + rb'[" ]')
         self._call = FRESH_PATH if scenario.fresh else path
-            FRESH_PATH if scenario.fresh else re.compile(rb'(?<=[" ])' + re.escape(scenario.target.encode()) + rb'[" ]')
-        )
         self._offset = 0
         self._rest = b""
         self.calls = 0
