@@ -8,7 +8,7 @@ from pathlib import Path
 
 INPUT_TIMEOUT_S = 20
 MEMORY_MB = 2048
-MAX_INPUT_BYTES = 4096
+MAX_INPUT_BYTES = 2048
 
 
 def main(name: str, folder: Path, seconds: str) -> None:

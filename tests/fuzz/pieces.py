@@ -108,7 +108,7 @@ CHUNKED_BODIES = [
     b"5\r\nhello\r\n0\r\n\r\n",
     b'5;a=b;c="d\\"e"\r\nhello\r\nA;x\r\n0123456789\r\n00\r\nX: y\r\nZ: \r\n\r\n',
     b"5\r\nhello\r\n0\r\nContent-Length: 3\r\n\r\n",
-    b"fff\r\n" + bytes(4095),
+    b"1ff\r\n" + bytes(511),
     b"5\r\nhello\n0\r\n\r\n",
     b"0x5\r\nhello\r\n0\r\n\r\n",
 ]
