@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing: `python -m tests.fuzz --seconds 600` runs every target for its share of the time.
 
 Each target runs in a process of its own, so many at a time as there are processors. What was learned lies in
-build/fuzz and is where the next run starts. A finding is made small and written to tests/fuzz/findings, where
-`test_findings` replays it. Exit codes: 0 nothing was found, 1 something was, 2 this Python cannot fuzz.
+build/fuzz and is where the next run starts. A finding is made small and written to tests/fuzz/found, where
+`test_fuzzer` replays it. Exit codes: 0 nothing was found, 1 something was, 2 this Python cannot fuzz.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What the fuzzer starts from: our own cases, written as inputs of each target."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tests.fuzz.judges import POLICY
 from tests.fuzz.pieces import (
@@ -99,8 +99,8 @@ def _conversations() -> Iterator[bytes]:
                 Step("server", answer[-2:]),
             ]
             yield encode(Setting(small=bool(number & 1)), (5, 2), [*steps, Step("server_eof"), Step("client_eof")])
-    for switch, answer in ((15, 6), (16, 8), (17, 7)):
-        opened = [Step("client", REQUESTS[switch]), Step("client", b"early"), Step("server", OPEN_ANSWERS[answer])]
+    for asked, given in ((15, 6), (16, 8), (17, 7)):
+        opened = [Step("client", REQUESTS[asked]), Step("client", b"early"), Step("server", OPEN_ANSWERS[given])]
         rest = [Step("client", b"\0raw"), Step("server_eof"), Step("client", b"late"), Step("client_eof")]
         yield encode(plain, (4,), opened + rest)
     for answer in (SERVER_HELLO, ALERT, ANSWERS[0]):
@@ -120,7 +120,7 @@ def _conversations() -> Iterator[bytes]:
     assert len(MESSAGES) <= 256
 
 
-_SEEDS = {
+_SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "conversation": _conversations,
     "request-head": _request_heads,
     "response-head": _response_heads,

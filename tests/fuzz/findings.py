@@ -1,6 +1,6 @@
-"""What a fuzzer found: made small, written as text, replayed by `test_findings`.
+"""What a fuzzer found: made small, written as text, replayed by `test_fuzzer`.
 
-A file in tests/fuzz/findings is named TARGET-HASH.txt: what went wrong in lines that begin with #, then the input as a
+A file in tests/fuzz/found is named TARGET-HASH.txt: what went wrong in lines that begin with #, then the input as a
 Python literal. It stays when the defect is repaired.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.fuzz import targets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDER = Path(__file__).resolve().parent / "findings"
+FOLDER = Path(__file__).resolve().parent / "found"
 
 
 def failure(name: str, data: bytes) -> Exception | None:

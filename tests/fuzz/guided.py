@@ -12,7 +12,7 @@ MAX_INPUT_BYTES = 2048
 
 
 def main(name: str, folder: Path, seconds: str) -> None:
-    import atheris
+    import atheris  # type: ignore[import-untyped, unused-ignore]
 
     with atheris.instrument_imports(include=["racecar"]):  # their branches are what is to be covered
         from tests.fuzz import targets

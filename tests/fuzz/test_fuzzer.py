@@ -65,7 +65,7 @@ def test_a_finding_is_made_small_and_reads_back(tmp_path: Path, monkeypatch: pyt
             raise AssertionError("it holds\nwhat is bad")
 
     monkeypatch.setitem(targets.TARGETS, "path", check)
-    monkeypatch.setattr(findings, "FOLDER", tmp_path / "findings")
+    monkeypatch.setattr(findings, "FOLDER", tmp_path / "found")
     small = findings.shrink("path", b"x" * 100 + b"bad" + b"y" * 99, 20.0)
     assert small == b"bad"
     path = findings.write("path", small, str(findings.failure("path", small)))

@@ -97,7 +97,7 @@ class _Seen:
 
 def _llhttp(head: bytes, *, is_request: bool) -> Reading:
     seen = _Seen()
-    parser = (httptools.HttpRequestParser if is_request else httptools.HttpResponseParser)(seen)
+    parser: Any = (httptools.HttpRequestParser if is_request else httptools.HttpResponseParser)(seen)
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:
