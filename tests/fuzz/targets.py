@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import h11
+import httptools
 
 from racecar.parsers.errors import ProtocolError
 from racecar.parsers.http1 import (
@@ -169,7 +170,7 @@ def _read_chunks(data: bytes, sizes: Sequence[int], *, moves: bool = False) -> t
 
 
 def check_chunks(data: bytes) -> None:
-    """A chunked body ends at the same byte however it is cut, and where h11 ends it."""
+    """A chunked body ends at the same byte however it is cut, and where h11 and llhttp end it."""
     whole = _read_chunks(data, [len(data) or 1])
     for sizes in _cuts(data)[1:]:
         for moves in (False, True):
@@ -184,6 +185,26 @@ def check_chunks(data: bytes) -> None:
     assert request.head_end == len(head)
     assert request.is_complete == done, f"h11 reads {request}, we end it at {end}: {done}"
     assert request.end == len(head) + end
+    body, messages = _read_by_llhttp(head + data[:end])
+    assert (body, messages) == (request.body, int(done)), f"llhttp reads {body!r} and {messages} messages"
+
+
+def _read_by_llhttp(data: bytes) -> tuple[bytes, int]:
+    """The bodies, and how many messages ended. Raises httptools.HttpParserError."""
+
+    class Seen:
+        body = b""
+        messages = 0
+
+        def on_body(self, data: bytes) -> None:
+            self.body += data
+
+        def on_message_complete(self) -> None:
+            self.messages += 1
+
+    seen = Seen()
+    httptools.HttpRequestParser(seen).feed_data(data)
+    return seen.body, seen.messages
 
 
 def check_counted(data: bytes) -> None:

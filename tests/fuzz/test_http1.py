@@ -2,10 +2,13 @@
 is forwarded is read by h11, with its default settings, as the same requests and answers.
 """
 
+import ssl
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from racecar.parsers.tls import client_hello_size
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import Abort, Close, CloseServer, EndClient, ResetServer, Verdict
 from tests.fuzz import judges, oracle, targets
@@ -66,6 +69,22 @@ def test_a_counted_body_ends_at_its_last_byte(data: bytes) -> None:
 @given(streams([CLIENT_HELLO, SERVER_HELLO], 2))
 def test_a_hello_does_not_depend_on_what_follows(data: bytes) -> None:
     targets.check("tls", data)
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(("name", "protocols"), [(None, []), ("jobs.example", ["h2", "http/1.1"]), ("x" * 63, ["h2"])])
+def test_the_hello_of_a_real_client_is_one(newest: ssl.TLSVersion, name: str | None, protocols: list[str]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode, context.maximum_version = False, ssl.CERT_NONE, newest
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    said = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), said, server_hostname=name).do_handshake()
+    hello = said.read()
+    assert client_hello_size(hello) == len(hello)
+    targets.check("tls", hello + b"what follows")
+    assert all(client_hello_size(hello[:end]) is None for end in range(len(hello)))
 
 
 @MANY
