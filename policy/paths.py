@@ -160,9 +160,7 @@ def _overlong(data: bytes, at: int) -> tuple[int, bytes]:
         value = lead & (0x7F >> size)
         for byte in rest:
             value = value << 6 | byte & 0x3F
-        if value == 0x5C:
-            return size, b"/"  # a backslash, as in _HIDDEN
-        if value < 0x80:
+        if value < 0x80:  # a backslash stays an escape, which _HIDDEN reads on
             return size, bytes((value,)) if value in _UNRESERVED or value in b"/.;" else b"%%%02X" % value
         if value < 0xD800:
             return size, _escaped(chr(value).encode())
