@@ -32,7 +32,7 @@ class Racecar:
         policy = directory / "conformance.yaml"
         policy.write_text(policy_text(port))
         labels = ",".join(f"{key}={value}" for key, value in LABELS.items())
-        command = [RACECAR, "run", "--no-bpf", "--listen", "127.0.0.1:0", "--upstream", f"127.0.0.1:{port}"]
+        command = [str(RACECAR), "run", "--no-bpf", "--listen", "127.0.0.1:0", "--upstream", f"127.0.0.1:{port}"]
         command += ["--policy", str(policy), "--labels", labels, "--access-log", str(directory / "access.log")]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.said: list[str] = []

@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 
+import http1_table
 import pytest
 from http1_table import GROUPS, Group, Then, Verdict
 
@@ -13,6 +15,12 @@ def test_has_enough_cases() -> None:
     assert sum(len(group.cases) for group in GROUPS) >= 1000
     by_verdict = Counter(turn.verdict for group in GROUPS for case in group.cases for turn in case.turns)
     assert min(by_verdict[verdict] for verdict in Verdict) >= 150
+
+
+def test_is_data_that_other_runners_can_read_too() -> None:
+    for path in Path(http1_table.__file__).parent.glob("*.py"):
+        imported = re.findall(r"^(?:from|import) ([a-z_0-9]+)", path.read_text(), re.MULTILINE)
+        assert set(imported) <= {"http1_table", "dataclasses", "enum", "typing"}, path.name
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)

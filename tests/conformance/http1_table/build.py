@@ -1,7 +1,7 @@
 """Short ways to write cases, and the messages that many of them use."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TypedDict, Unpack
 
 from http1_table.model import Case, Then, Turn, Verdict
 
@@ -9,6 +9,14 @@ HOST = "a.example"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HEAD_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 NOTHING_MORE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+
+
+class Ends(TypedDict, total=False):
+    """Of a Turn: how the peers end."""
+
+    client_ends: bool
+    origin_ends: bool
+    origin_resets: bool
 
 
 def head(start: str, *lines: str | bytes, host: str | None = HOST) -> bytes:
@@ -40,23 +48,23 @@ def answer(status: str, *lines: str | bytes, body: bytes = b"", version: str = "
     return raw(f"{version} {status}", *lines) + body
 
 
-def allow(name: str, sent: bytes, answered: bytes | None = None, then: Then = Then.OPEN, **fields: bool) -> Case:
+def allow(name: str, sent: bytes, answered: bytes | None = None, then: Then = Then.OPEN, **ends: Unpack[Ends]) -> Case:
     """The server receives what was sent and its answer is passed on untouched."""
     # What is put behind a half that ends is read and answered before the end is, or meets a server that has ended.
-    extends = not fields.get("client_ends") and not fields.get("origin_ends")
-    return Case(name, (allowed(sent, answered, **fields),), then, extends=extends)
+    extends = not ends.get("client_ends") and not ends.get("origin_ends")
+    return Case(name, (allowed(sent, answered, **ends),), then, extends=extends)
 
 
-def allowed(sent: bytes, answered: bytes | None = None, **fields: bool) -> Turn:
+def allowed(sent: bytes, answered: bytes | None = None, **ends: Unpack[Ends]) -> Turn:
     """The turn of `allow`."""
     if answered is None:
         answered = HEAD_OK if sent.startswith(b"HEAD ") else OK
-    return Turn(sent, Verdict.ALLOW, at_origin=sent, answer=answered, to_client=answered, **fields)
+    return Turn(sent, Verdict.ALLOW, at_origin=sent, answer=answered, to_client=answered, **ends)
 
 
-def goes_on(sent: bytes, answered: bytes = b"", **fields: bool) -> Turn:
+def goes_on(sent: bytes, answered: bytes = b"", **ends: Unpack[Ends]) -> Turn:
     """More of what was begun: it arrives, and what the server says to it too."""
-    return Turn(sent, at_origin=sent, answer=answered, to_client=answered, **fields)
+    return Turn(sent, at_origin=sent, answer=answered, to_client=answered, **ends)
 
 
 def deny(name: str, sent: bytes, reason: str = "HTTP_NO_RULE", then: Then = Then.OPEN) -> Case:
@@ -101,25 +109,19 @@ def bad_gateway(
     sent: bytes = b"",
     passed: bytes = b"",
     status: int = 502,
-    **fields: bool,
+    **ends: Unpack[Ends],
 ) -> Case:
     """The server is told the request, the client 502, behind the interim answers `passed`."""
     sent = sent or JOBS
-    turn = replace(allowed(sent, answered, **fields), reason=reason, to_client=passed, status=status)
+    turn = replace(allowed(sent, answered, **ends), reason=reason, to_client=passed, status=status)
     return Case(name, (replace(turn, bodiless=sent.startswith(b"HEAD ")),), Then.CLOSED)
 
 
 def torn(
-    name: str, answered: bytes, reason: str = "HTTP_RESPONSE_MALFORMED", sent: bytes = b"", **fields: bool
+    name: str, answered: bytes, reason: str = "HTTP_RESPONSE_MALFORMED", sent: bytes = b"", **ends: Unpack[Ends]
 ) -> Case:
     """An answer that turns out to be malformed, or ends early, when part of it was passed on."""
-    return Case(name, (replace(allowed(sent or JOBS, answered, **fields), reason=reason),), Then.CUT)
-
-
-def each(*groups: Iterable[Case]) -> Iterator[Case]:
-    """The cases of all of them."""
-    for group in groups:
-        yield from group
+    return Case(name, (replace(allowed(sent or JOBS, answered, **ends), reason=reason),), Then.CUT)
 
 
 JOBS = head("GET /jobs")

@@ -147,8 +147,8 @@ WEBSOCKET = Group(
         _switch_cut("101 without a request for it", JOBS),
         _switch_cut("101 to a granted path without a request for it", head("GET /chat")),
         _switch_cut("101 to another protocol", _CHAT, _TO_H2C),
-        bad_gateway("101 that names none", answer("101 Switching Protocols"), sent=_CHAT),
-        bad_gateway("101 without Connection", answer("101 Switching Protocols", "Upgrade: websocket"), sent=_CHAT),
+        _switch_cut("101 that names none", _CHAT, answer("101 Switching Protocols")),
+        _switch_cut("101 without Connection", _CHAT, answer("101 Switching Protocols", "Upgrade: websocket")),
         _switch_cut(
             "101 that names two",
             _CHAT,
