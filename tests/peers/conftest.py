@@ -1,5 +1,6 @@
 """Programs that are built once, and servers and proxies that live for the whole session."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,16 +27,10 @@ _serial = count()
 
 def find_tool(name: str) -> str:
     """Path of a command, in the directories of daemons too; skips by its name where it is missing."""
-    path = shutil.which(name, path=f"{_path()}:/usr/sbin:/sbin:/usr/local/go/bin")
+    path = shutil.which(name, path=os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin")
     if path is None:
         pytest.skip(f"needs {name}")
     return path
-
-
-def _path() -> str:
-    import os
-
-    return os.environ.get("PATH", "/usr/bin:/bin")
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +53,6 @@ def build_go(directory: Path) -> Callable[[Path], Path]:
 
     @cache
     def build(source: Path) -> Path:
-        import os
-
         program = directory / f"go-{source.stem}"
         env = os.environ | {"CGO_ENABLED": "0", "GO111MODULE": "off", "GOFLAGS": "", "GOPROXY": "off"}
         argv = [find_tool("go"), "build", "-o", str(program), str(source)]

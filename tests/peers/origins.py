@@ -89,19 +89,25 @@ class Process:
         return os.pread(self._stderr.fileno(), 1 << 16, 0).decode(errors="replace")
 
     @property
+    def is_stopped(self) -> bool:
+        """True after `stop`."""
+        return self._stderr.closed
+
+    @property
     def pid(self) -> int:
         return self.process.pid
 
-    def stop(self) -> int:
-        """End it in order, by SIGKILL if it will not."""
+    def stop(self) -> tuple[int, str]:
+        """End it in order, by SIGKILL if it will not; its code, and what it said on stderr."""
         self.process.terminate()
         try:
             code = self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
+        said = self.stderr
         self._stderr.close()
-        return code
+        return code, said
 
 
 class Origin:
@@ -156,7 +162,8 @@ class Maker:
 
     def _uvicorn(self, folder: Path) -> Origin:
         needs_library("uvicorn")
-        options = ["--fd", str(LISTENER_FD), "--log-level", "warning", "--no-access-log"]
+        # With httptools it loses the body of a request that offers an upgrade, as every first one of Java does.
+        options = ["--fd", str(LISTENER_FD), "--http", "h11", "--log-level", "warning", "--no-access-log"]
         argv = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE / "servers"), *options]
         return Origin("uvicorn", folder, [*argv, "--timeout-keep-alive", "60", "asgi:app"], listen())
 

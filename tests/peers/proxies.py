@@ -80,12 +80,11 @@ class Proxy:
     def stderr(self) -> str:
         return self._process.stderr
 
-    def flows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
-
     def reasons(self) -> list[str]:
-        """Of everything that was not forwarded in order, so far."""
-        return [flow["reason"] for flow in self.flows() if flow["reason"] != "NONE"]
+        """Stop, and give the reasons of everything that was not forwarded in order."""
+        self.stop()
+        flows = [json.loads(line) for line in self._log.read_text().splitlines()]
+        return [flow["reason"] for flow in flows if flow["reason"] != "NONE"]
 
     def pss_kb(self) -> int:
         """What the process holds in memory."""
@@ -95,8 +94,9 @@ class Proxy:
         return int(found[1])
 
     def stop(self) -> None:
-        """Drains; a bug in it shows as a traceback or another code than 0."""
-        said = self._process.stderr
-        code = self._process.stop()
+        """Drains; a bug in it shows as a traceback or another code than 0. Once stopped it stays so."""
+        if self._process.is_stopped:
+            return
+        code, said = self._process.stop()
         assert "Traceback" not in said, said
         assert code == 0, f"racecar ended with {code}: {said}"

@@ -3,6 +3,15 @@ import { pattern, pieces, result, run } from "./common.mjs";
 
 const base = process.argv[2];
 
+function stream(parts) {
+  return new ReadableStream({
+    pull(controller) {
+      const { value, done } = parts.next();
+      return done ? controller.close() : controller.enqueue(value);
+    },
+  });
+}
+
 async function ask(call) {
   const options = {
     method: call.method,
@@ -12,7 +21,7 @@ async function ask(call) {
   };
   if (call.size >= 0) options.body = pattern(call.size);
   if (call.flags.includes("chunked")) {
-    options.body = ReadableStream.from(pieces(call.size));
+    options.body = stream(pieces(call.size));
     options.duplex = "half";
   }
   const answer = await fetch(base + call.path, options);
