@@ -190,6 +190,10 @@ class Connection:
     def dial_timed_out(self, now: float) -> None:  # noqa: ARG002
         self.abort(Reason.DIAL_TIMEOUT)
 
+    def unreachable(self) -> None:
+        """The dial failed at once."""
+        self.abort(Reason.DIAL_FAILED)
+
     def timer(self, now: float) -> None:
         """Time may have passed for the layer."""
 

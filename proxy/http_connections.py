@@ -1,6 +1,7 @@
 """HTTP/1.1 on two legs: what is read goes to the conversation, what it commands is done."""
 
 import errno
+import sys
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -21,7 +22,17 @@ from racecar.proxy.core.http1_types import (
     ToClient,
     ToServer,
 )
-from racecar.proxy.core.relay import BODY_BYTES, HEAD_BYTES, READ_BYTES, SMALL_READ_BYTES, portion_bytes, wants_reading
+from racecar.proxy.core.relay import (
+    BODY_BYTES,
+    HEAD_BYTES,
+    READ_BYTES,
+    SMALL_READ_BYTES,
+    note_read,
+    note_splice,
+    portion_bytes,
+    wants_reading,
+    worth_splicing,
+)
 from racecar.proxy.edge import End, LegError, RawSocket
 from racecar.proxy.limits import WorkloadUse
 from racecar.redirect.abi import ConnectionRecord
@@ -43,7 +54,7 @@ def joined(commands: Commands) -> Iterable[Command]:
 class HttpConnection(Connection):
     """One client, one server, judged request by request."""
 
-    __slots__ = ("closing", "conversation", "deaf", "leaving")
+    __slots__ = ("closing", "conversation", "deaf", "leaving", "stalled", "stalled_since")
 
     kind = "http"
     paced_client = True
@@ -60,6 +71,8 @@ class HttpConnection(Connection):
         Connection.__init__(self, host, client, server, record, use)
         self.closing = False  # the conversation is over; only what is queued still goes out
         self.leaving = False  # the server's leg closes once what waits for it is sent
+        self.stalled = -1  # bytes moved when waiting for a peer to take some began; -1: no bytes wait
+        self.stalled_since = 0.0
         self.deaf = 0  # the error with which the server's leg failed, while it is still read
         self.conversation = HttpConversation(context, self.started, self)
 
@@ -74,20 +87,26 @@ class HttpConnection(Connection):
             return
         edge, conversation = self.host.edge, self.conversation
         unread = conversation.client_unread if end.is_client else conversation.server_unread
-        if unread >= BODY_BYTES and other.ready:
+        if unread >= BODY_BYTES and (other.ready if unread < sys.maxsize else worth_splicing(end, other)):
             moved = end.pull(min(unread, portion_bytes(edge.moved)))
             if moved is not None:
                 self._spliced(end, moved)
+                self._keep_time()
                 return
         size = READ_BYTES if unread > HEAD_BYTES else HEAD_BYTES
-        data = end.receive(SMALL_READ_BYTES if self.use.is_short else size)
+        if self.use.is_short:
+            size = SMALL_READ_BYTES
+        data = end.receive(size)
         if data is None:
             return
         if not data:
             self._ended(end)
             return
         end.ready = True
-        end.received += len(data)
+        if unread < sys.maxsize:
+            end.received += len(data)
+        else:
+            note_read(end, len(data), size)
         now = edge.now
         commands = conversation.client_bytes(data, now) if end.is_client else conversation.server_bytes(data, now)
         if commands is FORWARD:
@@ -96,9 +115,12 @@ class HttpConnection(Connection):
                 edge.watch(end)
                 edge.watch(other)
                 self.hold()
+            if self.client.paused:
+                self._pause()
         elif commands:
             self._obey(commands)
         else:
+            self._pause()
             self.hold()
         self._keep_time()
 
@@ -111,17 +133,32 @@ class HttpConnection(Connection):
 
     def failed(self, end: End, number: int) -> None:
         reason = self.reason_of(end, number)
-        if end is self.server and end.ready and not self.closing and self.conversation.is_outstanding:
-            self._hear_out(number, reason)
-        elif end is self.server and self.leaving and not self.closing:
-            self._drop_server(in_order=False)
-        elif self.client.queued and end is self.server and not self.closing and self.conversation.is_idle:
-            self._close_soon(reason)  # the answer is whole: the client gets the rest of it
-        elif self.closing and end is self.server:
+        if end is not self.server:
+            self.abort(reason)
+        elif self.closing:
             end.drop(in_order=False)
             self._close_what_is_empty()
+        elif self.leaving:
+            self._drop_server(in_order=False)
+        elif end.ready and self.conversation.is_outstanding:
+            self._hear_out(number, reason)
         else:
-            self.abort(reason)
+            self._server_failed(reason)
+
+    def dial_timed_out(self, now: float) -> None:  # noqa: ARG002
+        self._server_failed(Reason.DIAL_TIMEOUT)
+
+    def unreachable(self) -> None:
+        self._server_failed(Reason.DIAL_FAILED)
+
+    def _server_failed(self, reason: Reason) -> None:
+        """The dial failed, or the server's leg while nothing was outstanding."""
+        self.server.deafen()
+        try:
+            self._obey(self.conversation.server_failed(reason, self.host.edge.now))
+        except LegError as error:
+            self.abort(self.reason_of(error.end, error.number))
+        self._keep_time()
 
     def _hear_out(self, number: int, reason: Reason) -> None:
         """The server's leg takes no more bytes; the answer that it may have sent before that is still in its socket.
@@ -156,8 +193,25 @@ class HttpConnection(Connection):
             self.progress = moved
             self.wake_at(now + self.host.config.close_timeout_s)
             return
+        if self._has_stalled(now):
+            self.abort(Reason.IDLE_TIMEOUT)
+            return
+        if self.client.queued and self.conversation.is_reading_head and now >= self.conversation.deadline:
+            # Its own answers keep the client from being read: what it sent of the head may be here for long.
+            self.conversation.extend_head(now)
         self._obey(self.conversation.timer(now))
         self._keep_time()
+
+    def _has_stalled(self, now: float) -> bool:
+        """True if bytes have waited for a peer for as long as may be, and none was taken."""
+        if not self.client.queued and not self.server.queued:
+            self.stalled = -1
+            return False
+        moved = self.moved_bytes()
+        if moved == self.stalled:
+            return now >= self.stalled_since + self.conversation.context.config.stall_timeout_s
+        self.stalled, self.stalled_since = moved, now
+        return False
 
     def drain(self) -> None:
         if not self.closing and not self.closed:
@@ -171,12 +225,15 @@ class HttpConnection(Connection):
 
     def _keep_time(self) -> None:
         deadline = self.conversation.deadline
+        if self.client.queued or self.server.queued:
+            since = self.host.edge.now if self.stalled < 0 else self.stalled_since
+            deadline = min(deadline, since + self.conversation.context.config.stall_timeout_s)
         if deadline < self.due and not self.closing and not self.closed:
             self.wake_at(deadline)
 
     def _spliced(self, end: End, moved: int) -> None:
         self.spliced = True
-        end.received += moved
+        note_splice(end, moved)
         edge = self.host.edge
         if end.is_client:
             self.conversation.client_moved(moved, edge.now)
@@ -226,12 +283,20 @@ class HttpConnection(Connection):
                 self.abort(command.reason)
             else:
                 raise AssertionError(f"{command} among other commands")
+        self._pause()
         for end in (client, server):
             if not end.closed:
                 self.settle(end)
         if failed and not server.closed:
             self.failed(server, failed)
         self.hold()
+
+    def _pause(self) -> None:
+        """Read the client only while the conversation can take more."""
+        client, paused = self.client, self.conversation.client_paused
+        if client.paused is not paused:
+            client.paused = paused
+            self.host.edge.watch(client)
 
     def _close_soon(self, reason: Reason) -> None:
         """Close each leg in order once what waits for it is sent; nothing is read any more."""

@@ -4,6 +4,8 @@ from racecar.policy.engine import HttpMatcher
 from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.core.http1_types import Judge
 
+NO_NAMES: frozenset[bytes] = frozenset()
+
 
 class Layer:
     """One rule set, as the server asks for it. The same object as long as the policy stands."""
@@ -11,7 +13,9 @@ class Layer:
     def __init__(self, compiled: CompiledWorkload, number: int) -> None:
         ruleset = compiled.rulesets[number]
         self.kind: str = ruleset.kind
-        self.matcher: Judge | None = HttpMatcher(ruleset) if ruleset.kind == "http" else None
+        matcher = HttpMatcher(ruleset) if ruleset.kind == "http" else None
+        self.matcher: Judge | None = matcher
+        self.header_names = matcher.header_names if matcher is not None else NO_NAMES
         self.audit = compiled.audit
         self.tls_rule = ruleset.tls
         self.tells_rules = compiled.direction == "egress"  # on ingress it would tell strangers
@@ -31,6 +35,7 @@ class RelayLayer:
     audit = False
     tls_rule = 0
     tells_rules = True
+    header_names = NO_NAMES
 
     def rule_name(self, _rule: int) -> str:
         return ""
@@ -39,7 +44,5 @@ class RelayLayer:
 def layers_of(compiled: CompiledWorkload) -> dict[int, Layer]:
     """A layer per rule set that has a kind."""
     return {
-        number: Layer(compiled, number)
-        for number, ruleset in enumerate(compiled.rulesets)
-        if ruleset.kind != "none"
+        number: Layer(compiled, number) for number, ruleset in enumerate(compiled.rulesets) if ruleset.kind != "none"
     }

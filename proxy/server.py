@@ -65,6 +65,8 @@ class LayerPolicy(Protocol):
     def tls_rule(self) -> int: ...  # number of the rule that passes TLS through unread, 0 for none
     @property
     def tells_rules(self) -> bool: ...  # a denied caller learns which rule or default it was
+    @property
+    def header_names(self) -> frozenset[bytes]: ...  # headers that its rules read, in lower case
     def rule_name(self, rule: int, /) -> str: ...  # for the text of a denial; of rule 0 too
 
 
@@ -90,7 +92,8 @@ class Server:
     `resolve(fd, peer)` gives the record of an accepted socket and its client's address, None if there is none.
     `policy_for(workload, ruleset)` says which layer judges it, None if that is unknown.
     `log(entry)` takes what ended; it must not block. `source_of(peer)` is what the log says of the client's address,
-    nothing if there is no such function. All are called in the loop's thread.
+    nothing if there is no such function. All are called in the loop's thread. `answers_dial_failures`: an HTTP client
+    whose upstream cannot be reached gets its answer (502) instead of a reset, which it would not know the cause of.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Server:
         source_of: Callable[[SocketAddress], tuple[IPAddress, int]] | None = None,
         open_socket: SocketOpener = open_local_socket,
         http_config: HttpConfig | None = None,
+        answers_dial_failures: bool = False,
     ) -> None:
         self.config = config
         self.http_config = http_config or HttpConfig()
@@ -117,6 +121,7 @@ class Server:
         self._log = log
         self._source_of = source_of
         self._open_socket = open_socket
+        self._answers_dial_failures = answers_dial_failures
         self._last_target: tuple[ConnectionRecord | None, tuple[str, int]] = (None, ("", 0))
         self._use: dict[int, WorkloadUse] = {}
         self._contexts: dict[tuple[int, int], tuple[LayerPolicy, HttpContext]] = {}
@@ -274,12 +279,15 @@ class Server:
             self._refuse(sock, record, Reason.NO_LAYER, peer)
             return
         context = self._context(record, policy) if policy.kind == "http" else None
+        is_reachable = True
         try:
             upstream = self._dial(record)
         except OSError as error:
             no_means = error.errno in NO_MEANS
-            self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT if no_means else Reason.DIAL_FAILED, peer)
-            return
+            if no_means or context is None or not self._answers_dial_failures:
+                self._refuse(sock, record, Reason.DESCRIPTOR_LIMIT if no_means else Reason.DIAL_FAILED, peer)
+                return
+            upstream, is_reachable = self._open_socket(record), False  # in the place of the one that failed
         sock.setblocking(False)
         connection: Connection
         if context is None:
@@ -294,6 +302,8 @@ class Server:
         self.connections.add(connection)
         try:
             connection.start()
+            if not is_reachable:
+                connection.unreachable()
         except Exception:
             connection.crashed()
 
@@ -330,7 +340,11 @@ class Server:
             policy.matcher,
             self._log_http,
             rule_name=policy.rule_name,
+            tells_rules=policy.tells_rules,
             audit=policy.audit,
+            tls_rule=policy.tls_rule,
+            header_names=policy.header_names,
+            answers_dial_failures=self._answers_dial_failures,
             config=self.http_config,
         )
         self._contexts[key] = (policy, context)

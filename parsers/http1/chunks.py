@@ -19,21 +19,43 @@ _NEXT = re.compile(rb"\r\n" + _SIZE).match
 _TRAILERS = re.compile(FIELDS).match
 _START = re.compile(rb"(?:\r(?:\n(?:[0-9A-Fa-f]{1,15}+(?:;[\t\x20-\x7e\x80-\xff]*+)?\r?)?)?)?\Z").match
 _FIRST_START = re.compile(rb"(?:[0-9A-Fa-f]{1,15}+(?:;[\t\x20-\x7e\x80-\xff]*+)?\r?)?\Z").match
-_FORBIDDEN_TRAILERS = re.compile(
-    rb"(?:^|\r\n)(?:content[-_]length|transfer[-_]encoding|host|connection|trailer)[:]", re.IGNORECASE
-).search  # RFC 9110 6.5.1: a recipient that merges them would frame or route anew
+_NAMES = re.compile(rb"(?:\A|\n)([^:\r\n]++):").findall
+
+# RFC 9110 6.5.1: a recipient that merges trailers into the head would frame, route, authorise or modify by them.
+FRAMING_TRAILERS = frozenset(
+    (b"content-length", b"transfer-encoding", b"host", b"connection", b"trailer", b"te", b"upgrade", b"expect")
+)
+REQUEST_TRAILERS = FRAMING_TRAILERS | frozenset(
+    (
+        b"authorization", b"cache-control", b"content-encoding", b"content-range", b"content-type", b"cookie",
+        b"forwarded", b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since",
+        b"keep-alive", b"max-forwards", b"proxy-authorization", b"range", b"x-forwarded-for", b"x-forwarded-host",
+        b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-url", b"x-rewrite-url",
+    )
+)  # fmt: skip
 
 
 class ChunkReader:
     """The state of one chunked body."""
 
-    __slots__ = ("_fault", "_match", "_start", "left")
+    __slots__ = ("_fault", "_forbidden", "_match", "_start", "left")
 
-    def __init__(self, fault: Reason) -> None:
+    def __init__(self, fault: Reason, forbidden_trailers: frozenset[bytes] = FRAMING_TRAILERS) -> None:
+        """`fault` is the reason of the ProtocolErrors; `forbidden_trailers` are lower-case names with hyphens."""
+        self._forbidden = forbidden_trailers
         self.left = 0  # bytes of the current chunk that may pass unread
         self._fault = fault
         self._match = _FIRST
         self._start = _FIRST_START
+
+    @property
+    def unread(self) -> int:
+        """How many of the next bytes may pass without being fed: what follows them tells of the next chunk."""
+        return self.left
+
+    def moved(self, count: int) -> None:
+        """Count bytes that passed without being fed, at most `unread`."""
+        self.left -= count
 
     def feed(self, data: bytes, pos: int) -> tuple[int, bool]:
         """Return the position up to which the bytes are judged, and whether the body ends there.
@@ -68,6 +90,7 @@ class ChunkReader:
         match = _TRAILERS(data, pos, pos + MAX_TRAILER_BYTES)
         if match is None:
             raise ProtocolError(self._fault, "trailers")
-        if _FORBIDDEN_TRAILERS(data[pos : match.end()]):
+        names = _NAMES(data[pos : match.end()].lower())
+        if not self._forbidden.isdisjoint(name.replace(b"_", b"-") for name in names):
             raise ProtocolError(self._fault, "a trailer that would frame or route the message")
         return match.end(), True

@@ -5,7 +5,8 @@ a head is exact, and no loop over all its headers is needed.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from racecar.parsers.errors import ProtocolError
 from racecar.policy.reasons import Reason
@@ -23,6 +24,24 @@ _MATTER = re.compile(
 def fields_that_matter(low: bytes) -> list[tuple[bytes, bytes]]:
     """Return names and values, in order, from a lower-case head; values may end in space."""
     return _MATTER(low)
+
+
+@lru_cache(maxsize=256)
+def _lines_called(name: bytes) -> Callable[[bytes], list[tuple[bytes, bytes]]]:
+    spelled = re.escape(name).replace(rb"\-", b"[-_]")
+    return re.compile(rb"\n(" + spelled + rb"):[\t ]*+([^\r]*+)", re.IGNORECASE).findall
+
+
+def header_values(raw: bytes, name: bytes) -> list[bytes]:
+    """Return the values of all headers called `name` (in lower case), as sent, without the space around them.
+
+    `raw` is a head whose grammar was checked. CGI-like servers read an underscore as a hyphen: values of a header that
+    is spelled so count too, but only beside one that is spelled right, since they cannot stand for it.
+    """
+    lines = _lines_called(name)(raw)
+    if not any(spelled.lower() == name for spelled, _ in lines):
+        return []
+    return [value.rstrip(b" \t") for _, value in lines]
 
 
 def list_members(value: bytes) -> Iterable[bytes]:

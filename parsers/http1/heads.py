@@ -1,6 +1,6 @@
 """Find where a head ends, however it is cut, and refuse early what can never become one.
 
-A head is at most MAX_HEAD_BYTES long, its blank line included. What a prefix is refused for does not depend on how
+How long a head may be is a `HeadLimits`. What a prefix is refused for does not depend on how
 the bytes were cut: `check_request_prefix` and `check_response_prefix` look at the bytes in order, so a longer prefix
 is refused for the same reason as the shorter one.
 """
@@ -9,13 +9,11 @@ import re
 from collections.abc import Callable
 
 from racecar.parsers.errors import ProtocolError
+from racecar.parsers.http1.limits import DEFAULT_LIMITS, HeadLimits
 from racecar.policy.reasons import Reason
 
-MAX_HEAD_BYTES = 65536
-MAX_TARGET_BYTES = 8192
 MAX_STATUS_LINE_BYTES = 8192
 MAX_METHOD_BYTES = 32
-MAX_HEADERS = 100
 
 # Possessive are only repeats of one set of characters: Python 3.11.2 (Debian 12) keeps what a possessive group consumed
 # when it fails halfway, and matches behind it. Groups stay linear because the next byte alone says how they go on.
@@ -49,7 +47,7 @@ def first_bytes(data: bytes | bytearray) -> Reason | None:
     return None
 
 
-def _request_line(data: bytes | bytearray) -> int:
+def _request_line(data: bytes | bytearray, limits: HeadLimits) -> int:
     """Return the length of the request line, 0 if it is not complete."""
     reason = first_bytes(data)
     if reason is not None:
@@ -60,8 +58,8 @@ def _request_line(data: bytes | bytearray) -> int:
     target = _TARGET(data, start)
     assert target is not None
     end = target.end()
-    if end - start > MAX_TARGET_BYTES:
-        raise ProtocolError(Reason.HTTP_TARGET_TOO_LONG, f"target above {MAX_TARGET_BYTES} bytes")
+    if end - start > limits.max_target_bytes:
+        raise ProtocolError(Reason.HTTP_TARGET_TOO_LONG, f"target above {limits.max_target_bytes} bytes")
     if end == len(data):
         return 0
     rest = bytes(data[end : end + 11])
@@ -70,7 +68,7 @@ def _request_line(data: bytes | bytearray) -> int:
     return end + 11 if len(rest) == 11 else 0
 
 
-def _status_line(data: bytes | bytearray) -> int:
+def _status_line(data: bytes | bytearray, _: HeadLimits) -> int:
     """Return the length of the status line, 0 if it is not complete."""
     end = data.find(b"\n", 0, MAX_STATUS_LINE_BYTES) + 1
     if not end and len(data) >= MAX_STATUS_LINE_BYTES:
@@ -80,37 +78,47 @@ def _status_line(data: bytes | bytearray) -> int:
     return end
 
 
-def _check(data: bytes | bytearray, checked: int, line: Callable[[bytes | bytearray], int], malformed: Reason) -> int:
+def _check(
+    data: bytes | bytearray,
+    checked: int,
+    limits: HeadLimits,
+    line: Callable[[bytes | bytearray, HeadLimits], int],
+    malformed: Reason,
+    too_large: Reason,
+) -> int:
+    most = limits.max_head_bytes
     if not checked:
-        checked = line(data)
+        checked = line(data, limits)
     if checked:
-        if _BARE_LINE_END(data, checked, MAX_HEAD_BYTES):
+        if _BARE_LINE_END(data, checked, most):
             raise ProtocolError(malformed, "a line that does not end in CRLF")
-        checked = max(checked, min(len(data), MAX_HEAD_BYTES) - 1)  # the last byte may be half of a CRLF
-    if len(data) > MAX_HEAD_BYTES:
-        raise ProtocolError(
-            Reason.HTTP_HEAD_TOO_LARGE if line is _request_line else malformed, f"head above {MAX_HEAD_BYTES} bytes"
-        )
+        checked = max(checked, min(len(data), most) - 1)  # the last byte may be half of a CRLF
+    if len(data) > most:
+        raise ProtocolError(too_large, f"head above {most} bytes")
     return checked
 
 
-def check_request_prefix(data: bytes | bytearray, checked: int = 0) -> int:
+def check_request_prefix(data: bytes | bytearray, checked: int = 0, limits: HeadLimits = DEFAULT_LIMITS) -> int:
     """Raise ProtocolError if no request's head can start with `data`, else say how far it need not be read again."""
-    return _check(data, checked, _request_line, Reason.HTTP_MALFORMED)
+    return _check(data, checked, limits, _request_line, Reason.HTTP_MALFORMED, Reason.HTTP_HEAD_TOO_LARGE)
 
 
-def check_response_prefix(data: bytes | bytearray, checked: int = 0) -> int:
+def check_response_prefix(data: bytes | bytearray, checked: int = 0, limits: HeadLimits = DEFAULT_LIMITS) -> int:
     """Raise ProtocolError if no response's head can start with `data`, else say how far it need not be read again."""
-    return _check(data, checked, _status_line, Reason.HTTP_RESPONSE_MALFORMED)
+    return _check(data, checked, limits, _status_line, Reason.HTTP_RESPONSE_MALFORMED, Reason.HTTP_RESPONSE_MALFORMED)
+
+
+Check = Callable[[bytes | bytearray, int, HeadLimits], int]
 
 
 class HeadBuffer:
-    """Cut heads out of a stream; holds the part of a head that waits for the rest, at most MAX_HEAD_BYTES."""
+    """Cut heads out of a stream; holds the part of a head that waits for the rest, bounded by `limits`."""
 
-    __slots__ = ("_buffer", "_check", "_checked")
+    __slots__ = ("_buffer", "_check", "_checked", "_limits")
 
-    def __init__(self, check: Callable[[bytes | bytearray, int], int]) -> None:
+    def __init__(self, check: Check, limits: HeadLimits = DEFAULT_LIMITS) -> None:
         self._check = check
+        self._limits = limits
         self._buffer: bytearray | None = None  # an idle connection holds none
         self._checked = 0
 
@@ -137,15 +145,15 @@ class HeadBuffer:
             if end > 3:
                 return data[start:end], end
             self._buffer = bytearray(data[start:])
-            self._checked = self._check(self._buffer, 0)
+            self._checked = self._check(self._buffer, 0, self._limits)
             return None, len(data)
         held = len(self._buffer)
-        room = MAX_HEAD_BYTES + 1 - held
+        room = self._limits.max_head_bytes + 1 - held
         self._buffer += data[start : start + room]
         end = self._buffer.find(b"\r\n\r\n", max(0, held - 3)) + 4
         if end > 3:
             head = bytes(self._buffer[:end])
             self.clear()
             return head, start + end - held
-        self._checked = self._check(self._buffer, self._checked)
+        self._checked = self._check(self._buffer, self._checked, self._limits)
         return None, len(data)

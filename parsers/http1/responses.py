@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from racecar.parsers.errors import ProtocolError
 from racecar.parsers.http1.fields import UNTIL_CLOSE, declared_length, fields_that_matter, list_members
-from racecar.parsers.http1.heads import FIELDS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_STATUS_LINE_BYTES
+from racecar.parsers.http1.heads import FIELDS, MAX_STATUS_LINE_BYTES
+from racecar.parsers.http1.limits import DEFAULT_LIMITS, HeadLimits
 from racecar.policy.reasons import Reason
 
 _HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + FIELDS).fullmatch
@@ -20,24 +21,29 @@ class ResponseHead:
     http_1_0: bool
     declared: int | None  # Content-Length, CHUNKED, or neither
     keep_alive: bool  # as the head says; a body that ends with the connection is not looked at
+    upgrade: bytes  # the protocol that it switches to, in lower case; empty if the head names none, or several
     size: int  # bytes of the head itself
 
 
-def read_response_head(raw: bytes) -> ResponseHead:
+def read_response_head(raw: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> ResponseHead:
     """Read a whole head, blank line included. Raises ProtocolError; never anything else, whatever the bytes."""
     match = _HEAD(raw)
     if match is None:
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "status line or header lines")
-    if len(raw) > MAX_HEAD_BYTES or raw.count(b"\n") - 2 > MAX_HEADERS:
-        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"above {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers")
+    if len(raw) > limits.max_head_bytes or raw.count(b"\n") - 2 > limits.max_headers:
+        text = f"above {limits.max_head_bytes} bytes or {limits.max_headers} headers"
+        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, text)
     if raw.find(b"\n", 0, MAX_STATUS_LINE_BYTES) < 0:
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, f"status line above {MAX_STATUS_LINE_BYTES} bytes")
     http_1_0, status = match[1] == b"0", int(match[2])
     framing: list[tuple[bytes, bytes]] = []
+    upgrades: list[bytes] = []
     options: set[bytes] = set()
     for name, value in fields_that_matter(raw.lower()):
         if name == b"connection":
             options.update(list_members(value))
+        elif name == b"upgrade":
+            upgrades.append(value.rstrip(b" \t"))
         elif name in _FRAMING:
             framing.append((name, value))
     declared = None
@@ -49,7 +55,8 @@ def read_response_head(raw: bytes) -> ResponseHead:
     if options and not options.isdisjoint(_FRAMING):
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "Connection names a framing header")
     keep_alive = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
-    return ResponseHead(status, http_1_0, declared, keep_alive, len(raw))
+    upgrade = upgrades[0] if len(upgrades) == 1 and b"upgrade" in options else b""
+    return ResponseHead(status, http_1_0, declared, keep_alive, upgrade, len(raw))
 
 
 def response_length(head: ResponseHead, *, method: bytes) -> int:

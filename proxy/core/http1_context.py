@@ -3,19 +3,24 @@
 import itertools
 import secrets
 from collections.abc import Callable, Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
 from racecar.parsers.http1 import (
     CHUNKED,
     UNTIL_CLOSE,
+    WEBSOCKET,
     RequestHead,
     ResponseHead,
+    header_values,
     read_request_head,
     read_response_head,
     response_length,
 )
-from racecar.policy.engine import HttpCall
+from racecar.parsers.http1.chunks import REQUEST_TRAILERS
+from racecar.parsers.http1.second_opinion import check_request, check_response
+from racecar.policy.engine import HttpCall, Near
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, Judge
 
@@ -28,15 +33,20 @@ STATUS = {
     Reason.HTTP_DENY_RULE: HTTPStatus.FORBIDDEN,
     Reason.HTTP_PATH_ENCODING: HTTPStatus.FORBIDDEN,
     Reason.HTTP_BODY_NOT_ALLOWED: HTTPStatus.FORBIDDEN,
+    Reason.HTTP_UPGRADE: HTTPStatus.FORBIDDEN,
+    Reason.HTTP_CONNECT: HTTPStatus.FORBIDDEN,
     Reason.HTTP_HEAD_TOO_LARGE: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     Reason.HTTP_TOO_MANY_HEADERS: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     Reason.HTTP_TARGET_TOO_LONG: HTTPStatus.REQUEST_URI_TOO_LONG,
-    Reason.HEAD_TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
-    Reason.HTTP_CHUNKED_REQUEST: HTTPStatus.LENGTH_REQUIRED,
     Reason.HTTP_EXPECT: HTTPStatus.EXPECTATION_FAILED,
-    Reason.HTTP_PIPELINED: HTTPStatus.NOT_IMPLEMENTED,
-    Reason.HTTP_UPGRADE: HTTPStatus.NOT_IMPLEMENTED,
-    Reason.HTTP_CONNECT: HTTPStatus.NOT_IMPLEMENTED,
+    Reason.HEAD_TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
+    Reason.IDLE_TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
+    Reason.DIAL_FAILED: HTTPStatus.BAD_GATEWAY,
+    Reason.UPSTREAM_RESET: HTTPStatus.BAD_GATEWAY,
+    Reason.UPSTREAM_CLOSED: HTTPStatus.BAD_GATEWAY,
+    Reason.HTTP_RESPONSE_MALFORMED: HTTPStatus.BAD_GATEWAY,
+    Reason.DIAL_TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
+    Reason.HTTP_RESPONSE_TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT,
 }
 # A caller that speaks another protocol is told so in that protocol.
 FOREIGN_ANSWERS = {
@@ -45,8 +55,13 @@ FOREIGN_ANSWERS = {
     Reason.HTTP_HTTP2: b"\0\0\0\4\0\0\0\0\0" + b"\0\0\x08\7\0\0\0\0\0" + b"\0\0\0\0" + b"\0\0\0\x0d",
 }
 # Denials that audit mode lets pass: the request is well-formed and was judged. All else is refused in audit too.
-_AUDITED = frozenset((Reason.HTTP_NO_RULE, Reason.HTTP_DENY_RULE))
-_NO_BODY = frozenset((b"GET", b"HEAD", b"DELETE"))  # servers that ignore such a body run it as a request
+_AUDITED = frozenset(reason for reason, status in STATUS.items() if status == HTTPStatus.FORBIDDEN)
+_NOT_GRANTED = {
+    Reason.HTTP_PATH_ENCODING: "an encoding in the path that servers read in different ways",
+    Reason.HTTP_BODY_NOT_ALLOWED: "a body on GET, HEAD or DELETE is not granted",
+    Reason.HTTP_UPGRADE: "WebSocket is not granted",
+    Reason.HTTP_CONNECT: "CONNECT is not granted",
+}
 
 
 class Generations(Generic[Key, Value]):
@@ -77,19 +92,50 @@ class Generations(Generic[Key, Value]):
 class Call:
     """A request's head with its verdict. Shared by all requests with the same bytes: never changed."""
 
-    __slots__ = ("audit", "detail", "forward", "has_query", "head", "path", "plain", "reason", "rule")
+    __slots__ = (
+        "audit",
+        "detail",
+        "forward",
+        "has_query",
+        "head",
+        "nearest",
+        "opaque",
+        "path",
+        "plain",
+        "reason",
+        "rule",
+    )
 
-    def __init__(self, head: RequestHead, reason: Reason, rule: int, *, audit: bool, detail: str = "") -> None:
+    def __init__(
+        self,
+        head: RequestHead,
+        reason: Reason,
+        rule: int,
+        *,
+        audit: bool,
+        detail: str = "",
+        nearest: tuple[Near, ...] = (),
+        opaque: str = "",
+    ) -> None:
         self.head = head
         self.reason = reason  # NONE if allowed
         self.rule = rule
         self.detail = detail
+        self.nearest = nearest
+        self.opaque = opaque  # what its answer may switch to: websocket, connect, tls
         self.audit = audit and reason in _AUDITED
         self.forward = reason is Reason.NONE or self.audit
         self.path, question, _ = head.target.partition(b"?")
         self.has_query = bool(question)
         # Forwarded, nothing follows the head, and the answer's head alone says how the answer ends.
-        self.plain = self.forward and head.keep_alive and not head.length and head.method != b"HEAD"
+        follows = head.length or head.upgrade or opaque or head.method == b"HEAD"
+        self.plain = self.forward and head.keep_alive and not follows
+
+
+def tls_call(rule: int) -> Call:
+    """What stands for a TLS connection that `rule` passes through."""
+    head = RequestHead(b"", b"", b"", b"", False, 0, False, False, b"", 0)
+    return Call(head, Reason.NONE, rule, audit=False, opaque="tls")
 
 
 class Answer:
@@ -107,7 +153,21 @@ class Answer:
 class HttpContext:
     """One rule set in force. Make a new one for a new policy and give it to the conversations: caches go with it."""
 
-    __slots__ = ("_audit", "_events", "_judge", "_rule_name", "answers", "calls", "config", "log")
+    __slots__ = (
+        "_audit",
+        "_events",
+        "_judge",
+        "_rule_name",
+        "_tells_rules",
+        "answers",
+        "answers_dial_failures",
+        "calls",
+        "config",
+        "forbidden_trailers",
+        "limits",
+        "log",
+        "tls_rule",
+    )
 
     def __init__(
         self,
@@ -115,20 +175,33 @@ class HttpContext:
         log: Callable[[object, HttpRecord], None],
         *,
         rule_name: Callable[[int], str] = lambda rule: f"rule {rule}" if rule else "default deny",
+        tells_rules: bool = True,
         audit: bool = False,
+        tls_rule: int = 0,
+        header_names: frozenset[bytes] = frozenset(),
+        answers_dial_failures: bool = False,
         config: HttpConfig = HttpConfig(),  # noqa: B008 (frozen)
         event_prefix: str | None = None,
     ) -> None:
         """`log` gets the conversation's tag and the record of each request once it is over; it must not raise.
 
-        `rule_name` names rule 0 too: what denies when no rule allows.
+        `rule_name` names rule 0 too: what denies when no rule allows. Without `tells_rules` a denied caller is told
+        an event's name only. `tls_rule` is the number of the rule that passes TLS through, 0 for none.
+        `header_names` are the headers that the rules read, in lower case: none of them may come as a trailer.
+        `answers_dial_failures`: a client whose server cannot be reached is answered once it has asked for something;
+        else it is reset at once, as it would have been without a proxy.
         """
         self.log = log
         self.config = config
+        self.limits = config.head_limits()
+        self.tls_rule = tls_rule
+        self.answers_dial_failures = answers_dial_failures
+        self.forbidden_trailers = REQUEST_TRAILERS | {name.replace(b"_", b"-") for name in header_names}
         self.calls: Generations[bytes, Call] = Generations(config.max_cached_heads)
         self.answers: Generations[bytes, Answer] = Generations(config.max_cached_heads)
         self._judge = judge
         self._rule_name = rule_name
+        self._tells_rules = tells_rules
         self._audit = audit
         prefix = secrets.token_hex(4) if event_prefix is None else event_prefix
         self._events: Iterator[str] = (f"{prefix}-{number}" for number in itertools.count(1))
@@ -137,7 +210,9 @@ class HttpContext:
         """Return what is to be done with the request whose head is `raw`. Raises ProtocolError if it is malformed."""
         call = self.calls.get(raw)
         if call is None:
-            call = self._decide(read_request_head(raw))
+            head = read_request_head(raw, self.limits)
+            check_request(raw, head)
+            call = self._decide(head, raw)
             if len(raw) <= self.config.max_cached_head_bytes:
                 self.calls.put(raw, call)
         return call
@@ -146,7 +221,9 @@ class HttpContext:
         """Return what the response's head `raw` says. Raises ProtocolError if it is malformed."""
         answer = self.answers.get(raw)
         if answer is None:
-            answer = Answer(read_response_head(raw))
+            head = read_response_head(raw, self.limits)
+            check_response(raw, head)
+            answer = Answer(head)
             if len(raw) <= self.config.max_cached_head_bytes:
                 self.answers.put(raw, answer)
         return answer
@@ -155,18 +232,26 @@ class HttpContext:
         """Return a name for one refusal, told to the caller and logged."""
         return next(self._events)
 
-    def _decide(self, head: RequestHead) -> Call:
-        unsupported = _unsupported(head)
-        if unsupported is not None:
-            return Call(head, unsupported[0], 0, audit=False, detail=unsupported[1])
-        verdict = self._judge.judge(HttpCall(head.method, head.target, head.host))
-        body = head.length and head.method in _NO_BODY
-        if not verdict.allow and not (body and self._audit):
-            return Call(head, verdict.reason or Reason.HTTP_NO_RULE, verdict.rule, audit=self._audit)
-        if body:  # in audit too: what a server makes of it was not judged
-            detail = "a body on GET, HEAD or DELETE"
-            return Call(head, Reason.HTTP_BODY_NOT_ALLOWED, verdict.rule, audit=False, detail=detail)
-        return Call(head, Reason.NONE, verdict.rule, audit=False)
+    def _decide(self, head: RequestHead, raw: bytes) -> Call:
+        is_websocket = head.upgrade == WEBSOCKET
+        verdict = self._judge.judge(
+            HttpCall(
+                head.method,
+                head.judged,
+                head.host,
+                partial(header_values, raw),
+                has_body=bool(head.length),
+                is_websocket=is_websocket,
+            )
+        )
+        opaque = "websocket" if is_websocket else "connect" if head.method == b"CONNECT" else ""
+        if verdict.allow:
+            return Call(head, Reason.NONE, verdict.rule, audit=False, opaque=opaque)
+        reason = verdict.reason or Reason.HTTP_NO_RULE
+        detail = _NOT_GRANTED.get(reason, "")
+        return Call(
+            head, reason, verdict.rule, audit=self._audit, detail=detail, nearest=verdict.nearest, opaque=opaque
+        )
 
     def refusal(self, reason: Reason, event: str, *, rule: int, detail: str, close: bool, head_only: bool) -> bytes:
         """Return the bytes that tell a caller it was refused. They quote nothing of the request."""
@@ -174,12 +259,13 @@ class HttpContext:
         if foreign is not None:
             return foreign
         status = status_of(reason)
-        if reason in _AUDITED:
-            text = f"denied by policy: {self._rule_name(rule)}\nevent {event}\n"
+        if status == HTTPStatus.FORBIDDEN:
+            text = "denied by policy"
+            if self._tells_rules:
+                text += f": {self._rule_name(rule)}{f': {detail}' if detail else ''}"
         else:
-            word = "denied" if status == HTTPStatus.FORBIDDEN else "refused"
-            text = f"{word}: {reason.name.lower().replace('_', '-')}{f' ({detail})' if detail else ''}\nevent {event}\n"
-        body = text.encode("utf-8", "replace")
+            text = f"refused: {reason.name.lower().replace('_', '-')}{f' ({detail})' if detail else ''}"
+        body = f"{text}\nevent {event}\n".encode("utf-8", "replace")
         lines = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
         lines += f"Content-Length: {len(body)}\r\n{'Connection: close' + chr(13) + chr(10) if close else ''}\r\n"
         return lines.encode("ascii") + (b"" if head_only else body)
@@ -188,16 +274,3 @@ class HttpContext:
 def status_of(reason: Reason) -> int:
     """Return the status of a refusal for `reason`; 0 if it is not told in HTTP."""
     return 0 if reason in FOREIGN_ANSWERS else int(STATUS.get(reason, HTTPStatus.BAD_REQUEST))
-
-
-def _unsupported(head: RequestHead) -> tuple[Reason, str] | None:
-    """Say why a well-formed request is refused whatever the rules say."""
-    if head.method == b"CONNECT":
-        return Reason.HTTP_CONNECT, "CONNECT"
-    if not head.target.startswith(b"/"):
-        return Reason.HTTP_TARGET_FORM, "a target that is no path"
-    if head.upgrades:
-        return Reason.HTTP_UPGRADE, "Upgrade"
-    if head.length == CHUNKED:
-        return Reason.HTTP_CHUNKED_REQUEST, "a chunked request"
-    return None

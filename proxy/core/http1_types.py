@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Protocol
 
+from racecar.parsers.http1 import HeadLimits
 from racecar.policy.engine import HttpCall, HttpVerdict, Near
 from racecar.policy.reasons import Reason
 
@@ -37,7 +38,7 @@ class EndClient:
     """The last byte was said to the client: shut its leg down for writing once what waits for it is sent.
 
     Go on reading it and handing its bytes in (they are dropped, so that no reset eats the answer) until
-    Close or Abort comes, from its end of stream, from a bound on what is dropped, or from `timer`.
+    Close or Abort comes, from its end of stream or from `timer`.
     """
 
 
@@ -75,26 +76,28 @@ FORWARD: Commands = (Forward(),)  # test with `is`: the usual answer, made witho
 class ClientState(Enum):
     """What the client's next byte belongs to."""
 
-    IDLE = 0  # a new request: IDLE (denied), HEAD, BODY, ANSWER, DRAIN, LINGER
+    IDLE = 0  # a new request: HEAD, BODY, ANSWER, DRAIN, HELLO, IDLE (denied), LINGER
     HEAD = 1  # a head that has begun
     BODY = 2  # the body of a forwarded request: ANSWER, SHED, or LINGER if the answer was complete before
-    ANSWER = 3  # nothing may come, an answer is outstanding: IDLE, LINGER
+    ANSWER = 3  # a request behind the outstanding one, kept until its answer is complete: IDLE, OPAQUE, LINGER
     DRAIN = 4  # the body of a refused request: IDLE, LINGER
-    SHED = 5  # the body of a forwarded request whose server takes no more of it: ANSWER, LINGER
-    LINGER = 6  # the last word was said, all is dropped: OVER
-    OVER = 7
+    SHED = 5  # nothing: the server takes no more, its answer is still awaited, all is dropped: LINGER
+    HELLO = 6  # a TLS ClientHello that has begun: ANSWER, LINGER
+    OPAQUE = 7  # a protocol that is not read
+    LINGER = 8  # nothing: the last word was said, all is dropped: OVER
+    OVER = 9
 
 
 class ServerState(Enum):
     """What the server's next byte belongs to."""
 
-    SILENT = 0  # nothing is outstanding: it aborts
+    SILENT = 0  # nothing is outstanding: it ends both
     WAITED = 1  # an answer to come
     HEAD = 2  # an answer's head that has begun
-    BODY = 3  # a counted body
-    CHUNKS = 4
-    STREAM = 5  # a body until the connection ends
-    DONE = 6  # the answer is complete, the request's body is not: a byte that comes ends both
+    BODY = 3  # the body of a final answer
+    DONE = 4  # the answer is complete, the request's body is not: a byte that comes ends both
+    HELLO = 5  # the answer to a TLS ClientHello
+    OPAQUE = 6  # a protocol that is not read
     GONE = 7
 
 
@@ -137,16 +140,28 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """Limits and timeouts of one HTTP/1.1 connection."""
+    """Limits and timeouts of one HTTP/1.1 connection; a request's duration has none."""
 
-    head_timeout_s: float = 10.0  # from the first byte of a head to its last: 408, a reset for an answer's
-    idle_timeout_s: float = 300.0  # without a byte between requests, or inside a request's body
-    linger_timeout_s: float = 2.0  # for the client to take a last answer and close
-    max_drain_bytes: int = 65536  # of a refused request's body, read and dropped
+    head_timeout_s: float = 10.0  # from the first byte of a head to its last: 408; of an answer's: 504
+    idle_timeout_s: float = 300.0  # without a byte between requests: closed; inside a request's body: 408
+    stall_timeout_s: float = 300.0  # for a peer to take any of the bytes that wait for it; then both legs are reset
+    linger_timeout_s: float = 2.0  # for the client to take a last answer and close; 15 of them if it goes on sending
+    max_drain_bytes: int = 65536  # of a refused request's body, read and dropped; a longer one ends the connection
+    max_head_bytes: int = 65536  # blank line included: 431
+    max_target_bytes: int = 8192  # 414
+    max_headers: int = 100  # 431
     max_cached_heads: int = 512  # per generation (two) and kind; more distinct heads than that are read anew
     max_cached_head_bytes: int = 2048  # longer heads are read anew each time
 
     def __post_init__(self) -> None:
-        for name in ("head_timeout_s", "idle_timeout_s", "linger_timeout_s", "max_cached_heads"):
+        for name in ("head_timeout_s", "idle_timeout_s", "stall_timeout_s", "linger_timeout_s", "max_cached_heads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
+        for name in ("max_drain_bytes", "max_cached_head_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be below 0")
+        self.head_limits()
+
+    def head_limits(self) -> HeadLimits:
+        """The limits of heads, for the readers. Raises ValueError if they are out of range."""
+        return HeadLimits(self.max_head_bytes, self.max_target_bytes, self.max_headers)

@@ -38,13 +38,14 @@ DIAL_ERRORS = frozenset(
 class RelayEnd:
     """What the decisions know of one end, client or server."""
 
-    __slots__ = ("eof", "finished", "finishing", "paced", "queued", "ready", "received", "sent", "stretch")
+    __slots__ = ("eof", "finished", "finishing", "paced", "paused", "queued", "ready", "received", "sent", "stretch")
 
     def __init__(self, *, ready: bool, paced: bool = False) -> None:
         self.eof = False  # it sent its FIN, and we read up to it
         self.finishing = False  # nothing more will be queued for it: its FIN is due when the queue is empty
         self.finished = False  # its FIN is sent
         self.queued = 0  # bytes that wait for it, in a buffer or a pipe
+        self.paused = False  # not read for now: the layer has all that it can take
         self.paced = paced  # not read while bytes wait for itself: it is answered by us, and could ask without end
         self.ready = ready  # the connection stands; a shutdown before that would undo the dial
         self.received = 0  # bytes from it
@@ -54,7 +55,7 @@ class RelayEnd:
 
 def wants_reading(end: RelayEnd, other: RelayEnd) -> bool:
     """Back-pressure: an end is not read while the other one has bytes to take, nor after its FIN."""
-    return not (end.eof or other.queued or other.finishing or (end.paced and end.queued))
+    return not (end.eof or end.paused or other.queued or other.finishing or (end.paced and end.queued))
 
 
 def wants_writing(end: RelayEnd) -> bool:

@@ -32,6 +32,7 @@ class Policy:
     audit: bool = False
     tls_rule: int = 0
     tells_rules: bool = True
+    header_names: frozenset[bytes] = frozenset()
 
     def rule_name(self, rule: int) -> str:
         return f"default/test rule {rule}" if rule else "default deny"
@@ -58,7 +59,13 @@ class Relay:
     """A running server; everything it owns is touched in its own thread only, by `ask`."""
 
     def __init__(
-        self, config: EdgeConfig, policy: Policy, *, family: int = socket.AF_INET, http: HttpConfig | None = None
+        self,
+        config: EdgeConfig,
+        policy: Policy,
+        *,
+        family: int = socket.AF_INET,
+        http: HttpConfig | None = None,
+        answers_dial_failures: bool = False,
     ) -> None:
         self.config = config
         self.policies: dict[int, Policy | None] = {1: policy}
@@ -81,6 +88,7 @@ class Relay:
             policy_for=lambda workload, _: self.policies.get(workload),
             log=self.log,
             http_config=http,
+            answers_dial_failures=answers_dial_failures,
         )
         self.server.listen(listener)
         self.thread = threading.Thread(target=self.loop.run_forever, name="relay")
@@ -173,10 +181,17 @@ def start() -> Iterator[Callable[..., Relay]]:
     with contextlib.ExitStack() as stack:
 
         def make(
-            kind: str = "tcp", *, family: int = socket.AF_INET, http: HttpConfig | None = None, **fields: Any
+            kind: str = "tcp",
+            *,
+            family: int = socket.AF_INET,
+            http: HttpConfig | None = None,
+            answers_dial_failures: bool = False,
+            **fields: Any,
         ) -> Relay:
             policy = Policy(kind, Matcher() if kind == "http" else None)
-            relay = Relay(EdgeConfig(**fields), policy, family=family, http=http)
+            relay = Relay(
+                EdgeConfig(**fields), policy, family=family, http=http, answers_dial_failures=answers_dial_failures
+            )
             stack.callback(relay.stop)
             return relay
 

@@ -119,15 +119,16 @@ def test_an_answer_cut_off_by_the_server_resets_the_client(relay: Any, read_all:
     assert entries[1].reason is Reason.UPSTREAM_CLOSED
 
 
-def test_a_request_whose_server_resets_is_logged(relay: Any, reset: Any) -> None:
+def test_a_request_whose_server_resets_is_answered_with_502(relay: Any, reset: Any, read_all: Any) -> None:
     client, server = relay.pair()
     client.sendall(ALLOWED)
     assert server.recv(1000) == ALLOWED
     reset(server)
-    with pytest.raises(ConnectionResetError):
-        client.recv(1000)
+    assert read_all(client).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    client.close()
     request, connection = relay.wait_for_entries(2)
     assert request.http.reason is connection.reason is Reason.UPSTREAM_RESET
+    assert request.http.status == 502
 
 
 def test_a_client_may_end_its_half_behind_its_request(relay: Any, read_all: Any) -> None:

@@ -55,6 +55,21 @@ def test_an_end_that_is_answered_by_us_is_not_read_while_its_answers_wait(server
     assert not wants_reading(client, server)
 
 
+def test_an_end_is_not_read_while_the_layer_has_all_that_it_can_take(client: RelayEnd, server: RelayEnd) -> None:
+    client.paused = True
+    assert not wants_reading(client, server)
+    assert wants_reading(server, client)  # what the layer waits for comes from there
+    server.queued, server.ready = 10, True
+    assert wants_writing(server)
+    client.paused, server.queued = False, 0
+    assert wants_reading(client, server)
+
+
+def test_a_pause_keeps_no_fin_from_an_end(client: RelayEnd, server: RelayEnd) -> None:
+    client.paused = client.finishing = True
+    assert may_finish(client)
+
+
 def test_a_fin_follows_the_last_byte_and_is_sent_once(client: RelayEnd, server: RelayEnd) -> None:
     server.ready, server.queued = True, 10
     client.eof = server.finishing = True

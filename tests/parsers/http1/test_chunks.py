@@ -15,6 +15,8 @@ GOOD = [
     b'1;a="q;\\"\t\\\\ \xff"\r\nx\r\n0\r\n\r\n',
     b'1;a="\\\\\\"";b;c="";d=e\r\nx\r\n0\r\n\r\n',
     b"1\r\nx\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n",
+    b"0\r\nX-Host: 1\r\nHosts: host: x\r\nContent-Lengths: 3\r\n\r\n",
+    b"1;" + b"a" * 1000 + b"\r\nx\r\n0;b\r\na: " + b"b" * 8000 + b"\r\n\r\n",
 ]
 BAD = [
     b"\r\n0\r\n\r\n",
@@ -53,6 +55,9 @@ BAD = [
     b"0\r\nContent-Length: 3\r\n\r\n",
     b"0\r\na: b\r\ntransfer-encoding: chunked\r\n\r\n",
     b"0\r\nHost: x\r\n\r\n",
+    b"0\r\nConnection: close\r\n\r\n",
+    b"0\r\ntrailer: x\r\n\r\n",
+    b"0\r\na: b\r\nContent_Length: 3\r\n\r\n",
     b"0\r\na: " + b"b" * 9000 + b"\r\n\r\n",
 ]
 
@@ -95,7 +100,32 @@ def test_an_unfinished_body_is_not_done(data: bytes) -> None:
 
 def test_only_the_data_of_a_chunk_may_go_unread() -> None:
     reader = ChunkReader(Reason.HTTP_RESPONSE_MALFORMED)
+    assert reader.unread == 0
     assert reader.feed(b"ff\r\nabc", 0) == (7, False)
-    assert reader.left == 252
-    reader.left = 0
+    assert reader.unread == 252
+    reader.moved(250)
+    assert reader.unread == 2
+    assert reader.feed(b"xx", 0) == (2, False)
+    assert reader.unread == 0
     assert reader.feed(b"\r\n0\r\n\r\n", 0) == (7, True)
+
+
+def test_the_fault_is_the_senders() -> None:
+    for fault in (Reason.HTTP_FRAMING, Reason.HTTP_RESPONSE_MALFORMED):
+        with pytest.raises(ProtocolError) as caught:
+            ChunkReader(fault).feed(b"g\r\n", 0)
+        assert caught.value.reason is fault
+
+
+@pytest.mark.parametrize("name", [b"X-Token", b"x_token", b"X-TOKEN"])
+def test_names_that_may_be_no_trailer_are_the_callers_matter(name: bytes) -> None:
+    body = b"0\r\nA: b\r\n" + name + b": x\r\n\r\n"
+    assert ChunkReader(Reason.HTTP_FRAMING).feed(body, 0) == (len(body), True)
+    with pytest.raises(ProtocolError):
+        ChunkReader(Reason.HTTP_FRAMING, frozenset((b"x-token",))).feed(body, 0)
+
+
+def test_a_position_inside_a_read_is_where_it_goes_on() -> None:
+    reader = ChunkReader(Reason.HTTP_FRAMING)
+    assert reader.feed(b"before1\r\nx", 6) == (10, False)
+    assert reader.feed(b"..\r\n0\r\n\r\nbehind", 2) == (9, True)

@@ -3,7 +3,17 @@
 import pytest
 
 from racecar.parsers.errors import ProtocolError
-from racecar.parsers.http1 import CHUNKED, MAX_HEAD_BYTES, HeadBuffer, check_request_prefix, read_request_head
+from racecar.parsers.http1 import (
+    CHUNKED,
+    DEFAULT_LIMITS,
+    OTHER_UPGRADE,
+    WEBSOCKET,
+    HeadBuffer,
+    HeadLimits,
+    check_request_prefix,
+    header_values,
+    read_request_head,
+)
 from racecar.policy.reasons import Reason
 
 HOST = b"Host: jobs\r\n"
@@ -38,8 +48,8 @@ def test_reads_what_a_head_says() -> None:
     read = read_request_head(raw)
     # The host is matched without regard to case.
     assert (read.method, read.target, read.host, read.length) == (b"POST", b"/jobs?q=1", b"jobs:80", 12)
-    assert (read.http_1_0, read.keep_alive, read.expects_continue, read.upgrades) == (False, True, False, False)
-    assert read.size == len(raw)
+    assert (read.http_1_0, read.keep_alive, read.expects_continue, read.upgrade) == (False, True, False, b"")
+    assert (read.judged, read.size) == (b"/jobs?q=1", len(raw))
 
 
 @pytest.mark.parametrize(
@@ -62,13 +72,40 @@ def test_knows_an_expectation(value: bytes) -> None:
     assert read_request_head(head(b"Expect: " + value)).expects_continue
 
 
-@pytest.mark.parametrize("line", [b"Upgrade: h2c", b"Connection: Upgrade", b"Connection: keep-alive,upgrade"])
-def test_knows_an_upgrade(line: bytes) -> None:
-    assert read_request_head(head(line)).upgrades
+@pytest.mark.parametrize(
+    ("line", "lines", "upgrade"),
+    [
+        (b"GET / HTTP/1.1", (b"Upgrade: websocket", b"Connection: Upgrade"), WEBSOCKET),
+        (b"GET / HTTP/1.1", (b"upgrade:WebSocket \t", b"Connection: keep-alive,upgrade"), WEBSOCKET),
+        (b"GET / HTTP/1.1", (b"Upgrade: websocket", b"Connection: close"), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Upgrade: websocket", b"Connection: Upgrade", b"Content-Length: 0"), WEBSOCKET),
+        (b"GET / HTTP/1.1", (b"Upgrade: websocket", b"Connection: Upgrade", b"Content-Length: 1"), OTHER_UPGRADE),
+        (
+            b"GET / HTTP/1.1",
+            (b"Upgrade: websocket", b"Connection: Upgrade", b"Transfer-Encoding: chunked"),
+            OTHER_UPGRADE,
+        ),
+        (b"GET / HTTP/1.0", (b"Upgrade: websocket", b"Connection: Upgrade"), OTHER_UPGRADE),
+        (b"POST / HTTP/1.1", (b"Upgrade: websocket", b"Connection: Upgrade"), OTHER_UPGRADE),
+        (b"get / HTTP/1.1", (b"Upgrade: websocket", b"Connection: Upgrade"), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Upgrade: websocket",), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Upgrade: websocket, h2c", b"Connection: Upgrade"), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Upgrade: websocket/13", b"Connection: Upgrade"), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Upgrade: websocket", b"Upgrade: websocket", b"Connection: Upgrade"), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Upgrade:", b"Connection: Upgrade"), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Upgrade: h2c",), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Connection: Upgrade",), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"Connection: keep-alive,upgrade",), OTHER_UPGRADE),
+        (b"GET / HTTP/1.1", (b"X-Upgrade: websocket", b"Upgrade-Insecure-Requests: 1"), b""),
+    ],
+)
+def test_knows_an_upgrade(line: bytes, lines: tuple[bytes, ...], upgrade: bytes) -> None:
+    assert read_request_head(head(*lines, line=line)).upgrade == upgrade
 
 
 def test_knows_a_chunked_body() -> None:
-    assert read_request_head(head(b"Transfer-Encoding: Chunked")).length == CHUNKED
+    assert read_request_head(head(b"Transfer-Encoding: chunked")).length == CHUNKED
+    assert read_request_head(head(b"transfer-ENCODING:\tchunked \t")).length == CHUNKED
 
 
 def test_http_1_0_needs_no_host() -> None:
@@ -143,6 +180,9 @@ def test_refuses_a_head_without_its_blank_line(end: bytes) -> None:
         (b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
         (b"Transfer-Encoding: gzip, chunked",),
         (b"Transfer-Encoding: xchunked",),
+        (b"Transfer-Encoding: Chunked",),
+        (b"Transfer-Encoding: chunked;q=1",),
+        (b"Transfer-Encoding: \xa0chunked",),
         (b"Transfer-Encoding: chunked, identity",),
         (b"Transfer-Encoding: identity",),
         (b"Transfer-Encoding:",),
@@ -196,11 +236,44 @@ def test_the_limits_are_exact() -> None:
     assert reason_of(head(line=b"GET /" + b"a" * 8192 + b" HTTP/1.1")) is Reason.HTTP_TARGET_TOO_LONG
     read_request_head(head(*[b"a: b"] * 99))
     assert reason_of(head(*[b"a: b"] * 100)) is Reason.HTTP_TOO_MANY_HEADERS
-    room = MAX_HEAD_BYTES - len(head(b"a: "))
+    room = DEFAULT_LIMITS.max_head_bytes - len(head(b"a: "))
     read_request_head(head(b"a: " + b"b" * room))
     assert reason_of(head(b"a: " + b"b" * (room + 1))) is Reason.HTTP_HEAD_TOO_LARGE
     read_request_head(head(line=b"M" * 32 + b" / HTTP/1.1"))
     assert reason_of(head(line=b"M" * 33 + b" / HTTP/1.1")) is Reason.HTTP_NOT_HTTP
+
+
+# --- limits
+
+
+def test_the_limits_may_be_others() -> None:
+    limits = HeadLimits(max_head_bytes=256, max_target_bytes=16, max_headers=3)
+    raw = head(b"a: b", b"c: d", line=b"GET /" + b"a" * 15 + b" HTTP/1.1")
+    read_request_head(raw, limits)
+    for refused, reason in (
+        (head(line=b"GET /" + b"a" * 16 + b" HTTP/1.1"), Reason.HTTP_TARGET_TOO_LONG),
+        (head(b"a: b", b"c: d", b"e: f"), Reason.HTTP_TOO_MANY_HEADERS),
+        (head(b"a: " + b"b" * (257 - len(head(b"a: ")))), Reason.HTTP_HEAD_TOO_LARGE),
+    ):
+        for size in (1, 7, 1000):
+            buffer = HeadBuffer(check_request_prefix, limits)
+            with pytest.raises(ProtocolError) as caught:  # noqa: PT012
+                for start in range(0, len(refused), size):
+                    found, _ = buffer.cut(refused[start : start + size], 0)
+                    if found is not None:
+                        read_request_head(found, limits)
+            assert caught.value.reason is reason
+            assert buffer.pending <= 257
+        read_request_head(refused)
+
+
+def test_finds_all_values_of_a_header() -> None:
+    raw = head(b"A: b", b"xA: n", b"a:\t c \t", b"Aa: n", b"X: a: n", b"A:", b"a-b: \xe9")
+    assert header_values(raw, b"a") == [b"b", b"c", b""]
+    assert header_values(raw, b"host") == [b"jobs"]
+    assert header_values(raw, b"a-b") == [b"\xe9"]
+    assert header_values(raw, b"get /jobs http/1.1\r") == []
+    assert header_values(raw, b"none") == []
 
 
 CUT = [
@@ -210,6 +283,10 @@ CUT = [
     head(b"bare\rreturn: x"),
     head(b"Host: again"),
     head(b"Content-Length: x", b"bare\n"),
+    head(b"Upgrade: websocket", b"Connection: Upgrade"),
+    head(b"Transfer-Encoding: Chunked"),
+    head(line=b"GET http://other/ HTTP/1.1"),
+    head(line=b"CONNECT jobs HTTP/1.1"),
     head(line=b"GET /jobs HTTP/1.1\n"),
     head(line=b"GET /jobs\r"),
     head(line=b"M" * 40 + b" / HTTP/1.1"),

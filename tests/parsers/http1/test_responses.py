@@ -7,6 +7,7 @@ from racecar.parsers.http1 import (
     CHUNKED,
     UNTIL_CLOSE,
     HeadBuffer,
+    HeadLimits,
     check_response_prefix,
     heads,
     read_response_head,
@@ -58,6 +59,37 @@ def test_knows_whether_the_connection_stays(line: bytes, lines: tuple[bytes, ...
     assert read_response_head(head(*lines, line=line)).keep_alive is keep_alive
 
 
+@pytest.mark.parametrize(
+    ("lines", "upgrade"),
+    [
+        ((b"Upgrade: WebSocket", b"Connection: Upgrade"), b"websocket"),
+        ((b"Upgrade: h2c \t", b"Connection: keep-alive, upgrade"), b"h2c"),
+        ((b"Upgrade: websocket",), b""),
+        ((b"Connection: Upgrade",), b""),
+        ((b"Upgrade: websocket", b"Upgrade: websocket", b"Connection: Upgrade"), b""),
+        ((b"Upgrade: websocket, h2c", b"Connection: Upgrade"), b"websocket, h2c"),
+    ],
+)
+def test_knows_the_protocol_that_it_switches_to(lines: tuple[bytes, ...], upgrade: bytes) -> None:
+    assert read_response_head(head(*lines, line=b"HTTP/1.1 101 Switching Protocols")).upgrade == upgrade
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("lines", [(b"a: " + b"b" * 256,), (b"a: b",) * 4])
+def test_the_limits_may_be_others(lines: tuple[bytes, ...], size: int) -> None:
+    limits = HeadLimits(max_head_bytes=256, max_target_bytes=16, max_headers=3)
+    raw = head(*lines)
+    assert read_response_head(raw).status == 200
+    buffer = HeadBuffer(check_response_prefix, limits)
+    with pytest.raises(ProtocolError):  # noqa: PT012
+        for start in range(0, len(raw), size):
+            found, _ = buffer.cut(raw[start : start + size], 0)
+            if found is not None:
+                read_response_head(found, limits)
+    assert buffer.pending <= 257
+    assert read_response_head(head(*[b"a: b"] * 3), limits).size == len(head(*[b"a: b"] * 3))
+
+
 REFUSED = [
     head(line=b"HTTP/1.1 99 Low"),
     head(line=b"HTTP/1.1 0200 OK"),
@@ -87,6 +119,9 @@ REFUSED = [
     head(b"Transfer-Encoding: chunked", line=b"HTTP/1.1 204 No Content"),
     head(b"Content-Length: 5", line=b"HTTP/1.1 100 Continue"),
     head(b"Connection: Transfer-Encoding", b"Transfer-Encoding: chunked"),
+    head(b"Connection: close, Content-Length", b"Content-Length: 5"),
+    head(b"Content-Length: 5", line=b"HTTP/1.1 101 Switching Protocols"),
+    head(b"Content_Length: 5"),
     head(*[b"a: b"] * 101),
     head(b"a: " + b"b" * 65536),
 ]
