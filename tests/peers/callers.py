@@ -121,14 +121,15 @@ def curl_got(said: str, folder: Path) -> Got:
     return Got.of(told["http_code"], b"", fields.get("content-length", "-"))
 
 
-def run_curl(curl: str, base: str, calls: Sequence[Call]) -> list[Got]:
+def run_curl(curl: Sequence[str], base: str, calls: Sequence[Call]) -> list[Got]:
     """All calls in one process, so that connections are used again; those at once in a process of their own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        folder.chmod(0o777)  # a workload is somebody else
         got: list[Got] = []
         for at_once, some in groupby(calls, lambda call: call.parallel > 1):
             listed = [call for call in some for _ in range(call.parallel)]
-            argv = [curl, "-Z"] if at_once else [curl]
+            argv = [*curl, "-Z"] if at_once else [*curl]
             for number, call in enumerate(listed):
                 if number:
                     argv.append("--next")
@@ -197,16 +198,22 @@ CLIENTS = ("curl", "wget", "http_client", "requests", "aiohttp", "httpx", "java"
 
 @dataclass
 class Callers:
-    """Builds what is to be built; `client` skips by name where something is missing."""
+    """Builds what is to be built; `client` skips by name where something is missing.
+
+    wget, which is many processes, does not heed `enter`.
+    """
 
     build_go: Callable[[Path], Path]
     build_java: Callable[[Path], Path]
     tool: Callable[[str], str]
+    sources: Path = HERE / "clients"
+    python: str = sys.executable
+    enter: tuple[str, ...] = ()  # comes before every command
 
     def client(self, name: str) -> Client:
         match name:
             case "curl":
-                curl = self.tool("curl")
+                curl = [*self.enter, self.tool("curl")]
                 return Client(name, lambda base, calls: run_curl(curl, base, calls))
             case "wget":
                 wget = self.tool("wget")
@@ -214,16 +221,16 @@ class Callers:
                 cannot = frozenset({"chunked", "expect", "conditional"})
                 return Client(name, lambda base, calls: run_wget(wget, base, calls), cannot)
             case "java":
-                classes = str(self.build_java(HERE / "clients/Client.java"))
+                classes = str(self.build_java(self.sources / "Client.java"))
                 options = ["-XX:TieredStopAtLevel=1", "-Djdk.httpclient.allowRestrictedHeaders=connection"]
                 # JDK 17 waits for ever if the answer to an expectation is final.
                 return self._program(name, [self.tool("java"), *options, "-cp", classes, "Client"], "expect-refused")
             case "go":
-                return self._program(name, [str(self.build_go(HERE / "clients/client.go"))])
+                return self._program(name, [str(self.build_go(self.sources / "client.go"))])
             case "node_http":
-                return self._program(name, [self.tool("node"), str(HERE / "clients/node_http.mjs")])
+                return self._program(name, [self.tool("node"), str(self.sources / "node_http.mjs")])
             case "node_fetch":
-                argv = [self.tool("node"), str(HERE / "clients/node_fetch.mjs")]
+                argv = [self.tool("node"), str(self.sources / "node_fetch.mjs")]
                 # It asks again before it has put the connection back, and then takes another one.
                 return self._program(name, argv, "close", "expect", connections=2)
             case "aiohttp":
@@ -231,12 +238,13 @@ class Callers:
             case "requests" | "httpx":
                 return self._python(name, name, "expect")
             case _:
-                return self._program(name, [sys.executable, str(HERE / "clients/http_client.py")], "expect")
+                return self._program(name, [self.python, str(self.sources / "http_client.py")], "expect")
 
     def _python(self, name: str, library: str, *cannot: str) -> Client:
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"needs {library} (pip install racecar[peers])")
-        return self._program(name, [sys.executable, str(HERE / f"clients/{name}_client.py")], *cannot)
+        return self._program(name, [self.python, str(self.sources / f"{name}_client.py")], *cannot)
 
     def _program(self, name: str, argv: list[str], *cannot: str, connections: int = 1) -> Client:
-        return Client(name, lambda base, calls: run_program(argv, base, calls), frozenset(cannot), connections)
+        command = [*self.enter, *argv]
+        return Client(name, lambda base, calls: run_program(command, base, calls), frozenset(cannot), connections)

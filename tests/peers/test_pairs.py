@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.peers.callers import CLIENTS, Call, Callers, Got, pattern
+from tests.peers.callers import CLIENTS, Call, Callers, Client, Got, pattern
 from tests.peers.origins import SERVERS, Origin, Seen
 from tests.peers.proxies import Proxy
 
@@ -126,6 +126,20 @@ def check_chunks(run: str, steps: list[Step], seen: list[Seen]) -> list[str]:
     return [] if uploads == meant else [f"chunked uploads: {uploads} instead of {meant}"]
 
 
+def failures(caller: Client, origin: Origin, port: int, run: str) -> list[str]:
+    """Go through the script at `port`; a line for everything that is not as it should be."""
+    steps = [step for step in SCRIPT if not step.call.flags & caller.cannot]
+    got = caller.run(f"http://127.0.0.1:{port}", [placed(run, step) for step in steps])
+    wrong = compare(run, steps, got)
+    meant = [(step.call.method, f"/{run}{path}") for step in steps for path in step.reaches]
+    seen = origin.wait_seen(run, len(meant))
+    if [(entry.method, entry.target) for entry in seen] != meant:
+        wrong.append(f"the server saw {[(entry.method, entry.target) for entry in seen]}")
+    wrong += check_connections(run, seen, caller.connections) + check_chunks(run, steps, seen)
+    wrong += [f"Host: {entry.host}" for entry in seen if entry.host != f"127.0.0.1:{port}"][:1]
+    return wrong + [entry.version for entry in seen if entry.version != "HTTP/1.1"][:1]
+
+
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_client_and_a_server_understand_each_other(
@@ -136,15 +150,6 @@ def test_a_client_and_a_server_understand_each_other(
     origins: Callable[[str], Origin],
     proxies: Callable[[str], Proxy],
 ) -> None:
-    caller, origin, proxy = callers.client(client), origins(server), proxies(server)
-    steps = [step for step in SCRIPT if not step.call.flags & caller.cannot]
-    got = caller.run(proxy.base, [placed(run, step) for step in steps])
-    wrong = compare(run, steps, got)
-    meant = [(step.call.method, f"/{run}{path}") for step in steps for path in step.reaches]
-    seen = origin.wait_seen(run, len(meant))
-    if [(entry.method, entry.target) for entry in seen] != meant:
-        wrong.append(f"the server saw {[(entry.method, entry.target) for entry in seen]}")
-    wrong += check_connections(run, seen, caller.connections) + check_chunks(run, steps, seen)
-    wrong += [f"Host: {entry.host}" for entry in seen if entry.host != f"127.0.0.1:{proxy.port}"][:1]
-    wrong += [entry.version for entry in seen if entry.version != "HTTP/1.1"][:1]
+    proxy = proxies(server)
+    wrong = failures(callers.client(client), origins(server), proxy.port, run)
     assert not wrong, "\n".join([f"{client} and {server}:", *wrong])

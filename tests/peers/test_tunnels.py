@@ -158,7 +158,8 @@ def test_a_tunnel_that_no_rule_grants_is_refused(
         assert "403" in said
         assert origin.lines == []
         assert [line.read for line in forward.lines] == [b""] * len(forward.lines)
-        assert proxy.reasons() == ["HTTP_NO_RULE" if case == "another port" else "HTTP_CONNECT"]
+        # curl leaves the body of a refusal unread, and so resets.
+        assert proxy.reasons()[0] == ("HTTP_NO_RULE" if case == "another port" else "HTTP_CONNECT")
 
 
 def test_a_proxy_that_refuses_the_tunnel_is_heard(tool: Callable[[str], str], make_proxy: Callable[..., Proxy]) -> None:
