@@ -116,6 +116,7 @@ def _conversations() -> Iterator[bytes]:
     yield encode(plain, (9,), body)
     yield encode(Setting(audit=True, tells_rules=False), (9,), [Step("client", DENIED_REQUESTS[0]), *body])
     yield encode(plain, (), [Step("client", REQUESTS[0] * 3), Step("swap", number=1), Step("server", ANSWERS[0])])
+    yield encode(Setting(answers_dials=True), (), [Step("broken"), Step("client", REQUESTS[0] + REQUESTS[3])])
     yield encode(plain, (), [Step("client", b"GET /jo"), Step("late", number=4), Step("client", b"bs HTTP/1.1\r\n")])
     assert len(MESSAGES) <= 256
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.fuzz import targets
+from tests.fuzz.program import spelled_out
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = Path(__file__).resolve().parent / "found"
@@ -57,6 +58,8 @@ def shrink(name: str, data: bytes, seconds: float) -> bytes:
 def write(name: str, data: bytes, what: str) -> Path:
     """Write a finding; return its path."""
     FOLDER.mkdir(exist_ok=True)
+    if name == "conversation":
+        data = spelled_out(data)
     path = FOLDER / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.txt"
     comment = "\n".join(f"# {line}" for line in what.splitlines() or [""])
     path.write_text(f"{comment}\n{data!r}\n", encoding="utf-8", errors="backslashreplace")

@@ -98,7 +98,7 @@ def _without_dots(text: bytes) -> bytes:
             del kept[-1:]
         elif segment != b".":
             kept.append(segment)
-    return b"/" + b"/".join(kept)
+    return b"/" + b"/".join(kept) + b"/" * (bool(kept) and segment in (b".", b".."))
 
 
 _STEPS = (

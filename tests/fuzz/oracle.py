@@ -22,6 +22,10 @@ from tests.fuzz.talk import TLS_RULE, Mark, Talk
 SWAPPED_RULE = 101  # of the policy that a talk may change to: GET of /jobs
 
 
+# A server that merges trailers would frame or route by them, or see what the rule for X-Key did not.
+_NEVER_TRAILERS = {b"content-length", b"transfer-encoding", b"host", b"x-key"}
+
+
 @dataclass
 class Message:
     """What h11 read. `head_end` is 0 without a whole head; `end` is where it ends, or the bytes do."""
@@ -36,7 +40,7 @@ class Message:
     status: int = 0
     body: bytes = b""
     is_complete: bool = False
-    ends_with_connection: bool = False
+    trailers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def read_request(data: bytes, start: int) -> Message:
@@ -54,6 +58,7 @@ def read_request(data: bytes, start: int) -> Message:
             message.body += event.data
         elif isinstance(event, h11.EndOfMessage):
             message.is_complete = True
+            message.trailers = tuple(event.headers)
             message.end = len(data) - len(connection.trailing_data[0])
             return message
         else:
@@ -168,6 +173,8 @@ def _check_request(talk: Talk, request: Message, record: HttpRecord) -> None:
         forbidden = is_ever_forbidden(
             request.method, request.target, request.headers, has_body=has_body, is_websocket=switches
         )
+    hidden = {name.replace(b"_", b"-") for name, _ in request.trailers} & _NEVER_TRAILERS
+    assert not hidden, f"{hidden} was forwarded as a trailer"
     if record.verdict is Verdict.AUDIT:
         assert talk.setting.audit
     else:
@@ -189,6 +196,9 @@ def _check_hello(talk: Talk, data: bytes, record: HttpRecord) -> None:
     assert record.rule == TLS_RULE
     others = {other.reason for other in talk.records if other is not record}
     assert others <= {Reason.HTTP_PIPELINED}, "a connection of TLS has one record, and one of what was dropped"
+    if not data:
+        assert _server_is_reset(talk), "a hello that was not forwarded"
+        return
     size = 5 + int.from_bytes(data[3:5], "big")
     assert data[0] == 0x16
     assert data[5] == 1, "no ClientHello was forwarded"

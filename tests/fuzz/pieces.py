@@ -64,6 +64,7 @@ MALFORMED_REQUESTS = [
     _request("POST /jobs HTTP/1.1", CHUNKED, body=b"5 \r\nhello\r\n0\r\n\r\n"),
     _request("GET /jobs HTTP/1.1", "Host: applicants"),
     _request("GET /jobs HTTP/1.1", "X : y"),
+    _request("POST /jobs HTTP/1.1", CHUNKED, body=b"0\r\nX_Key: one\r\n\r\n"),
     _request("GET /jobs HTTP/1.1", "Expect: 200-ok"),
     _request("GET http://applicants/jobs HTTP/1.1"),
     _request("CONNECT db:5432 HTTP/1.1", "Content-Length: 1", host="db", body=b"x"),
@@ -111,6 +112,7 @@ CHUNKED_BODIES = [
     b"1ff\r\n" + bytes(511),
     b"5\r\nhello\n0\r\n\r\n",
     b"0x5\r\nhello\r\n0\r\n\r\n",
+    b"0\r\nX-Key: one\r\n\r\n",
 ]
 
 FRAGMENTS = [

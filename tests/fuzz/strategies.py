@@ -18,7 +18,7 @@ from tests.fuzz.talk import PAUSES_S, STEPS, Setting, Step
 ALL_REQUESTS = [*REQUESTS, *DENIED_REQUESTS, *MALFORMED_REQUESTS]
 ALL_ANSWERS = [*ANSWERS, *OPEN_ANSWERS]
 CUTS = st.lists(st.integers(1, 40), min_size=1, max_size=6).map(tuple)
-SETTINGS = st.builds(Setting, st.booleans(), st.booleans(), st.booleans(), st.booleans())
+SETTINGS = st.builds(Setting, st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans())
 
 
 @st.composite

@@ -14,7 +14,7 @@ from racecar.proxy.core.http1_types import NOTHING, ToClient, ToServer
 from tests.fuzz import __main__ as command
 from tests.fuzz import corpus, findings, targets
 from tests.fuzz.pieces import ANSWERS, DENIED_REQUESTS, REQUESTS
-from tests.fuzz.program import MESSAGES, decode, encode
+from tests.fuzz.program import MESSAGES, decode, encode, spelled_out
 from tests.fuzz.strategies import SETTINGS, STEP
 from tests.fuzz.talk import Setting, Step
 
@@ -50,13 +50,15 @@ def test_any_bytes_are_a_program(program: bytes) -> None:
 
 def test_whole_messages_have_a_number() -> None:
     assert len(MESSAGES) <= 256
-    assert len(encode(Setting(), (), [Step("client", REQUESTS[0])])) == 4
+    program = encode(Setting(), (), [Step("client", REQUESTS[0])])
+    assert len(program) == 4
+    assert REQUESTS[0] in spelled_out(program)
+    assert decode(spelled_out(program)) == decode(program)
 
 
 def test_every_finding_is_repaired() -> None:
-    for path, name, data in findings.every():
-        error = findings.failure(name, data)
-        assert error is None, f"{path}: {error}"
+    failures = {path: str(findings.failure(name, data)) for path, name, data in findings.every()}
+    assert {path: text for path, text in failures.items() if text != "None"} == {}
 
 
 def test_a_finding_is_made_small_and_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
