@@ -15,7 +15,12 @@ from tests.peers.origins import HERE, Origin
 from tests.peers.proxies import RULES, policy
 from tests.peers.test_pairs import failures
 
-pytestmark = [pytest.mark.peers, pytest.mark.root, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.timeout(180),
+]  # Go builds its library first
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # the virtual environment is not everybody's to read
 

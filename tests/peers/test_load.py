@@ -12,7 +12,7 @@ import pytest
 from tests.peers.origins import HERE, Origin
 from tests.peers.proxies import Proxy
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow]
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(180)]  # Go builds its library first
 
 SIZE = 100_000_000
 FLAT_KB = 4096  # buffers and pipes of one connection, not its body

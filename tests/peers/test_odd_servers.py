@@ -13,7 +13,7 @@ from tests.peers.callers import Call, Callers, Got, pattern
 from tests.peers.proxies import Proxy
 from tests.peers.raw_servers import Line, RawServer
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow]
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(180)]  # Go builds its library first
 
 PATH = "/run/odd/x"
 LENGTHS = ("go", "http_client", "curl", "node_http")

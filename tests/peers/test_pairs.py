@@ -10,7 +10,7 @@ from tests.peers.callers import CLIENTS, Call, Callers, Client, Got, pattern
 from tests.peers.origins import SERVERS, Origin, Seen
 from tests.peers.proxies import Proxy
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow]
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(180)]  # Go builds its library first
 
 LARGE = (bytes(range(251)) * 4200)[: 1 << 20]
 JOBS = b"jobs\n"
