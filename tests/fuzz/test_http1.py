@@ -27,8 +27,8 @@ from tests.fuzz.strategies import ALL_ANSWERS, ALL_REQUESTS, CUTS, SCRIPTS, SETT
 from tests.fuzz.talk import Delivery, Setting, Step, Talk
 
 pytestmark = pytest.mark.slow
-EXAMPLES = settings(max_examples=200, deadline=None)
-MANY = settings(max_examples=500, deadline=None)
+EXAMPLES = settings(max_examples=150, deadline=None)
+MANY = settings(max_examples=400, deadline=None)
 
 # Requests that leave the connection usable, each with the answers that such a request may get.
 _ANY = range(len(ANSWERS) - 1)
@@ -96,7 +96,7 @@ def test_a_path_that_is_allowed_has_no_reading_that_is_not(choice: int, target: 
 # --- conversations
 
 
-@settings(MANY, max_examples=1200)
+@settings(MANY, max_examples=900)
 @given(SETTINGS, CUTS, SCRIPTS)
 def test_whatever_both_sides_send_nothing_passes_that_was_not_judged(
     setting: Setting, sizes: tuple[int, ...], steps: list[Step]

@@ -173,14 +173,14 @@ def _cut(messages: list[bytes]) -> list[bytes]:
 
 
 @pytest.mark.slow
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(bent_heads(_cut([*REQUESTS, *DENIED_REQUESTS, *REQUEST_HEADS.values()])))
 def test_requests_that_others_read_otherwise_are_of_a_known_class(head: bytes) -> None:
     compare(head, is_request=True)
 
 
 @pytest.mark.slow
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(bent_heads(_cut([*ANSWERS, *OPEN_ANSWERS, *RESPONSE_HEADS.values()])))
 def test_responses_that_others_read_otherwise_are_of_a_known_class(head: bytes) -> None:
     compare(head, is_request=False)
