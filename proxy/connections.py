@@ -100,7 +100,11 @@ class Connection:
         for end in (self.client, self.server):
             edge.add(end)
             edge.watch(end)
-        self.wake_at(self.started + self.host.config.connect_timeout_s)
+        self.wake_at(min(self.started + self.host.config.connect_timeout_s, self.first_deadline()))
+
+    def first_deadline(self) -> float:
+        """When the layer wants to be woken first."""
+        return math.inf
 
     def readable(self, end: End) -> None:
         raise NotImplementedError
@@ -258,11 +262,9 @@ class TcpConnection(Connection):
 
     kind = "tcp"
 
-    def start(self) -> None:
-        Connection.start(self)
+    def first_deadline(self) -> float:
         limit = self.host.config.tcp_idle_timeout_s
-        if limit is not None:
-            self.wake_at(self.started + limit)
+        return math.inf if limit is None else self.started + limit
 
     def settle(self, end: End) -> None:
         if is_over(end, end.other):

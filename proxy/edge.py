@@ -28,6 +28,7 @@ from racecar.proxy.pipes import Pipe, PipePool, PipeQuota
 
 RawSocket = _socket.socket  # without the Python class around it: half the cost to make one
 
+SOL_SOCKET, SO_LINGER = int(socket.SOL_SOCKET), int(socket.SO_LINGER)  # an IntEnum takes longer
 IN, OUT, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR
 MOVE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 LINGER_RESET = struct.pack("ii", 1, 0)  # close, or the end of the process, is a reset
@@ -60,7 +61,20 @@ class Owner(Protocol):
 class End(RelayEnd):
     """One leg: a non-blocking socket and the bytes that wait for it."""
 
-    __slots__ = ("closed", "edge", "fd", "is_client", "mask", "other", "out", "owner", "pipe", "piped", "sock")
+    __slots__ = (
+        "closed",
+        "edge",
+        "fd",
+        "is_client",
+        "lingers",
+        "mask",
+        "other",
+        "out",
+        "owner",
+        "pipe",
+        "piped",
+        "sock",
+    )
 
     other: "End"
 
@@ -76,6 +90,7 @@ class End(RelayEnd):
         self.piped = 0
         self.mask = UNWATCHED
         self.closed = False
+        self.lingers = True  # the socket is set to LINGER_RESET: to close it, or to be killed, resets
 
     def receive(self, size: int) -> bytes | None:
         """Up to `size` bytes, empty at the end of the stream, None if there is nothing now."""
@@ -191,11 +206,20 @@ class End(RelayEnd):
         if self.closed:
             return
         self.closed = True
-        self.deafen()
-        if in_order:
-            with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ORDER)
+        if self.queued:
+            self.deafen()
+        self.finishing, self.finished = False, True
+        if in_order is self.lingers:
+            self.linger(LINGER_ORDER if in_order else LINGER_RESET)
         self.edge.bury(self)
+
+    def linger(self, how: bytes) -> None:
+        """Set what closing the socket does: LINGER_RESET or LINGER_ORDER."""
+        self.lingers = how is LINGER_RESET
+        try:  # noqa: SIM105 (a context manager costs more than the call)
+            self.sock.setsockopt(SOL_SOCKET, SO_LINGER, how)
+        except OSError:
+            pass  # it is closed all the same
 
     def _send(self, data: bytes | memoryview) -> int:
         try:
@@ -323,9 +347,12 @@ class Edge:
 
     def reap(self) -> None:
         """Close what ended."""
-        while self._graves:
-            with contextlib.suppress(OSError):  # the descriptor is gone whatever close says
-                self._graves.pop().close()
+        graves = self._graves
+        while graves:
+            try:  # noqa: SIM105 (as above)
+                graves.pop().close()
+            except OSError:
+                pass  # the descriptor is gone whatever close says
             self._closed()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from racecar.policy.engine import Near
 from racecar.policy.model import RuleRef
 from racecar.policy.reasons import Reason
+from racecar.proxy.address_texts import AddressTexts
 from racecar.proxy.core.http1_types import HttpRecord
 from racecar.proxy.records import ConnectionEntry, HttpEntry
 from racecar.redirect.abi import ConnectionRecord, EventKind, IPAddress, KernelEvent
@@ -82,6 +83,8 @@ class FlowWriter:
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._shapes: dict[_Shape, tuple[str, str]] = {}
+        self._texts = AddressTexts()
+        self._peers: dict[int, tuple[ConnectionRecord, str, str]] = {}  # texts by the record's id: see AddressTexts
         self._ends: dict[tuple[int, int], _Ends] = {}
         self._rules: dict[int, str] = {}
         self._second = (-1, "")
@@ -204,15 +207,33 @@ class FlowWriter:
         if known is not None and known.is_final and known.dialled == dialled:
             return known.text
         exe = self._exe_of(record.pid, record.task_start_ns) if record.pid else None
-        address = str(record.address)
+        peer = self._peers.get(id(record))
+        if peer is None:
+            peer = self._peer(record)
+        _, entity, addresses = peer
         text = (
-            f"{self._sides(source, _entity(record.address))}{_l4_text(record, address, source)}"
+            f"{self._sides(source, entity)}{addresses}{self._ports(record, source)}"
             f"{_process_text(record, exe)}{self._racecar(dialled)}"
         )
         if len(self._ends) >= MAX_ENDS:
             self._ends.clear()
         self._ends[(id(record), id(source))] = _Ends(record, source, dialled, exe is not None or not record.pid, text)
         return text
+
+    def _peer(self, record: ConnectionRecord) -> tuple[ConnectionRecord, str, str]:
+        """What is said of where a connection was to go; in plain mode all connections may have one record."""
+        address = self._texts.of(record.address)
+        ip = f'"IP":{{"destination":"{address}","ipVersion":"IPv{record.address.version}"'
+        if len(self._peers) >= MAX_ENDS:
+            self._peers.clear()
+        peer = self._peers[id(record)] = record, _entity(record.address), ip
+        return peer
+
+    def _ports(self, record: ConnectionRecord, source: _Place | None) -> str:
+        ports = f'"l4":{{"{_protocol_name(record.protocol)}":{{"destination_port":{record.port}'
+        if source is None:
+            return f"}},{ports}}}}},"
+        return f',"source":"{self._texts.of(source[0])}"}},{ports},"source_port":{source[1]}}}}},'
 
     def _sides(self, source: _Place | None, entity: str) -> str:
         """The workload on its side, on the other what is known of the peer."""
@@ -225,7 +246,7 @@ class FlowWriter:
     def _racecar(self, dialled: _Place | None) -> str:
         if dialled is None:
             return f'{self._instance},"dialled":null'
-        return f'{self._instance},"dialled":{{"address":"{dialled[0]}","port":{dialled[1]}}}'
+        return f'{self._instance},"dialled":{{"address":"{self._texts.of(dialled[0])}","port":{dialled[1]}}}'
 
     def _time(self, started: float) -> str:
         second = int(started)
@@ -244,14 +265,6 @@ def _without_query(url: str) -> str:
 
 def _entity(address: IPAddress) -> str:
     return "reserved:host" if address.is_loopback else "reserved:world"
-
-
-def _l4_text(record: ConnectionRecord, address: str, source: _Place | None) -> str:
-    ip = f'"IP":{{"destination":"{address}","ipVersion":"IPv{record.address.version}"'
-    ports = f'"l4":{{"{_protocol_name(record.protocol)}":{{"destination_port":{record.port}'
-    if source is None:
-        return f"{ip}}},{ports}}}}},"
-    return f'{ip},"source":"{source[0]}"}},{ports},"source_port":{source[1]}}}}},'
 
 
 def _process_text(record: ConnectionRecord, exe: str | None) -> str:

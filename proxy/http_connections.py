@@ -33,14 +33,16 @@ from racecar.proxy.core.relay import (
     wants_reading,
     worth_splicing,
 )
-from racecar.proxy.edge import End, LegError, RawSocket
+from racecar.proxy.edge import LINGER_RESET, End, LegError, RawSocket
 from racecar.proxy.limits import WorkloadUse
 from racecar.redirect.abi import ConnectionRecord
+
+MANY_COMMANDS = 6
 
 
 def joined(commands: Commands) -> Iterable[Command]:
     """Make one command of answers that follow one another: a read may hold hundreds of denied requests."""
-    if len(commands) < 3:
+    if len(commands) < MANY_COMMANDS:
         return commands
     out: list[Command] = []
     for kind, group in groupby(commands, key=type):
@@ -75,10 +77,11 @@ class HttpConnection(Connection):
         self.stalled_since = 0.0
         self.deaf = 0  # the error with which the server's leg failed, while it is still read
         self.conversation = HttpConversation(context, self.started, self)
+        # A server can tell half a request from a whole one; what is not read any more may not.
+        self.server.lingers = False
 
-    def start(self) -> None:
-        Connection.start(self)
-        self._keep_time()
+    def first_deadline(self) -> float:
+        return self.conversation.deadline
 
     def readable(self, end: End) -> None:
         other = end.other
@@ -231,6 +234,11 @@ class HttpConnection(Connection):
         if deadline < self.due and not self.closing and not self.closed:
             self.wake_at(deadline)
 
+    def opened(self) -> None:
+        """Bytes pass unread from now on: a proxy that is killed must not look like an end in order."""
+        if not self.server.closed:
+            self.server.linger(LINGER_RESET)
+
     def _spliced(self, end: End, moved: int) -> None:
         self.spliced = True
         note_splice(end, moved)
@@ -266,10 +274,14 @@ class HttpConnection(Connection):
                     failed = error.number  # what else was commanded is still due
             elif isinstance(command, ToClient):
                 client.write(command.data)
-            elif isinstance(command, EndServer):
-                server.finishing = True
+            elif isinstance(command, Close):
+                self._close_soon(command.reason)
+                if self.closed:
+                    return
             elif isinstance(command, EndClient):
                 client.finishing = True
+            elif isinstance(command, EndServer):
+                server.finishing = True
             elif isinstance(command, CloseServer):
                 if server.queued:
                     self.leaving = server.eof = True
@@ -277,13 +289,14 @@ class HttpConnection(Connection):
                     server.drop(in_order=True)
             elif isinstance(command, ResetServer):
                 server.drop(in_order=False)
-            elif isinstance(command, Close):
-                self._close_soon(command.reason)
             elif isinstance(command, Abort):
                 self.abort(command.reason)
+                return
             else:
                 raise AssertionError(f"{command} among other commands")
         self._pause()
+        if self.conversation.is_opaque and not server.lingers:
+            self.opened()
         for end in (client, server):
             if not end.closed:
                 self.settle(end)
@@ -300,6 +313,9 @@ class HttpConnection(Connection):
 
     def _close_soon(self, reason: Reason) -> None:
         """Close each leg in order once what waits for it is sent; nothing is read any more."""
+        if not self.client.queued and not self.server.queued:
+            self.close(reason)
+            return
         self.closing = True
         self.reason = reason
         self.client.eof = self.server.eof = True

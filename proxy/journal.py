@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from racecar.proxy.core.http1_types import Verdict
 from racecar.proxy.flows import FlowWriter, denial_of_connection, denial_of_request
@@ -12,6 +12,8 @@ from racecar.proxy.say import Rate
 from racecar.proxy.sink import LineSink
 
 FLUSH_S = 0.05
+SLICE_ENTRIES = 64  # 0.2 ms of work
+SLICE_PAUSE_S = 0.001
 LAST_LINES_S = 1.0  # for a slow reader of the access log, at the end
 MAX_WAITING_BYTES = 1 << 18  # of entries, then they are written at once: nothing is lost that the log takes
 ENTRY_BYTES = 512  # that an entry takes in memory beside what a peer may make longer
@@ -63,11 +65,9 @@ class Journal:
         if self._sink is None:
             return
         self._waiting.append(entry)
-        self._waiting_bytes += ENTRY_BYTES
-        if isinstance(entry, HttpEntry):
-            self._waiting_bytes += len(entry.http.method) + len(entry.http.path) + len(entry.http.host)
+        self._waiting_bytes += _size_of(entry)
         if self._waiting_bytes >= MAX_WAITING_BYTES:
-            self._write(self._sink)
+            self._write_some(self._sink)
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_S, self._tick)
 
@@ -84,9 +84,11 @@ class Journal:
     def _tick(self) -> None:
         self._timer = None
         assert self._sink is not None
-        self._write(self._sink)
+        self._write_some(self._sink)
         self._tell_losses(self._sink.lost)
-        if not self._sink.is_empty:
+        if self._waiting:
+            self._timer = self._loop.call_later(SLICE_PAUSE_S, self._tick)
+        elif not self._sink.is_empty:
             self._timer = self._loop.call_later(FLUSH_S, self._tick)
 
     def _tell_losses(self, lost: int) -> None:
@@ -98,6 +100,16 @@ class Journal:
 
     def _write(self, sink: LineSink) -> None:
         entries, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._put(sink, entries)
+
+    def _write_some(self, sink: LineSink) -> None:
+        """A slice of what waits: to make all lines at once would keep requests waiting for milliseconds."""
+        count = max(SLICE_ENTRIES, len(self._waiting) // 16)
+        entries, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._waiting_bytes -= sum(map(_size_of, entries))
+        self._put(sink, entries)
+
+    def _put(self, sink: LineSink, entries: Sequence[LogEntry]) -> None:
         for entry in entries:
             try:
                 self._add(sink, entry)
@@ -113,3 +125,11 @@ class Journal:
         else:
             workload = -1 if entry.record is None else entry.record.workload
             sink.add(self._flows.connection(entry), denial=entry.verdict is not Verdict.FORWARDED, workload=workload)
+
+
+def _size_of(entry: LogEntry) -> int:
+    """About what an entry holds of memory."""
+    if isinstance(entry, HttpEntry):
+        http = entry.http
+        return ENTRY_BYTES + len(http.method) + len(http.path) + len(http.host)
+    return ENTRY_BYTES

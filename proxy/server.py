@@ -44,6 +44,7 @@ CLIENT_TROUBLE = frozenset(
         errno.ETIMEDOUT,
     )
 )
+IPPROTO_TCP, TCP_NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)  # an IntEnum takes longer
 UNDER_WAY = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
 
 logger = logging.getLogger(__name__)
@@ -281,7 +282,7 @@ class Server:
         context = self._context(record, policy) if policy.kind == "http" else None
         is_reachable = True
         try:
-            upstream = self._dial(record)
+            upstream = self._dial(record, resets=context is None)
         except OSError as error:
             no_means = error.errno in NO_MEANS
             if no_means or context is None or not self._answers_dial_failures:
@@ -307,12 +308,13 @@ class Server:
         except Exception:
             connection.crashed()
 
-    def _dial(self, record: ConnectionRecord) -> RawSocket:
-        """Begin to connect to the recorded address. Raises OSError."""
+    def _dial(self, record: ConnectionRecord, *, resets: bool) -> RawSocket:
+        """Begin to connect to the recorded address; `resets`: set to LINGER_RESET. Raises OSError."""
         upstream = self._open_socket(record)
         try:
-            upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            upstream.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            if resets:
+                upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             number = upstream.connect_ex(self._target(record))
             if number not in UNDER_WAY:
                 raise OSError(number, os.strerror(number))

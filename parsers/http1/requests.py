@@ -15,7 +15,8 @@ _AUTHORITY = rb"(?:[A-Za-z0-9\-._~]++|\[[0-9A-Fa-f:.]++\])"
 _HOST = re.compile(_AUTHORITY + rb"(?::[0-9]{1,5}+)?").fullmatch
 _TUNNEL = re.compile(rb"(" + _AUTHORITY + rb"):[0-9]{1,5}+").fullmatch
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?#]++)(.*)", re.DOTALL).fullmatch  # RFC 9112 3.2.2
-_CHUNKED_AS_SENT = re.compile(rb"\n(?i:transfer-encoding):[\t ]*+chunked[\t ]*+\r").search
+# No capitals and no tabs, though RFC 9112 allows them: there are servers that then see no chunked body.
+_CHUNKED_AS_SENT = re.compile(rb"\n(?i:transfer-encoding): *+chunked *+\r").search
 # What Connection may name. Naming anything else would have the next hop drop a header that a rule may have read.
 _CONNECTION_OPTIONS = frozenset((b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings"))
 WEBSOCKET = b"websocket"

@@ -110,6 +110,11 @@ class HttpConversation(RequestSide):
         return self._call is not None
 
     @property
+    def is_opaque(self) -> bool:
+        """Both sides speak what is not read."""
+        return self._client is ClientState.OPAQUE
+
+    @property
     def is_over(self) -> bool:
         """Close or Abort was said."""
         return self._client is ClientState.OVER
@@ -476,12 +481,15 @@ class HttpConversation(RequestSide):
         if self._client is _BODY:
             out = list(self._answered_early(now))
             return [EndClient(), *out] if ends and self._client is _BODY else out
+        keeps = self._call is not None and self._call.head.keep_alive
         self._log(Reason.NONE, now)
         self._served = True
         if stray:
             return list(self._linger(now, ResetServer(), Reason.UNEXPECTED_UPSTREAM_BYTES))
         if self._last:
-            return list(self._linger(now))
+            # A client that said that it would not go on has nothing to send that could reset its answer.
+            is_settled = not keeps and not self._pipelined
+            return list(self._close(self._reason) if is_settled else self._linger(now))
         self._rest(now)
         return self._take_pipelined(now)
 

@@ -174,11 +174,6 @@ OLD = Group(
             answer("103 Early Hints") + OK,
             sent=head("GET /jobs HTTP/1.0"),
         ),
-        Case(
-            "nothing is read behind it",
-            (allowed(head("GET /jobs HTTP/1.0")), Turn(head("GET /healthz"))),
-            Then.CLOSED,
-        ),
         allow(
             "a server of 1.0 and a client of 1.1",
             JOBS,

@@ -23,7 +23,7 @@ def test_http_1_0_closes_unless_it_asks_to_stay(talk: Any, size: int) -> None:
         assert talk.server(OK, size) == [ToClient(OK)]
     request = b"GET /jobs HTTP/1.0\r\n\r\n"
     assert talk.client(request, size) == [ToServer(request)]
-    assert talk.server(OK, size) == [ToClient(OK), *LAST_WORD]
+    assert talk.server(OK, size) == [ToClient(OK), Close()]
     assert [(record.host, record.status) for record in talk.records] == [(b"", 200)] * 3
     assert [call.host for call in talk.judge.asked] == [b"", b""]
 
@@ -33,7 +33,7 @@ def test_http_1_0_may_name_a_host(talk: Any) -> None:
     assert talk.client(request) == [ToServer(request)]
     assert talk.judge.asked[0].host == b"jobs"
     assert talk.server(b"HTTP/1.0 200 OK\r\n\r\nbody") == [ToClient(b"HTTP/1.0 200 OK\r\n\r\nbody")]
-    assert talk.server_eof() == LAST_WORD
+    assert talk.server_eof() == [Close()]
 
 
 def test_http_1_0_is_answered_by_a_close_whoever_refuses(talk: Any) -> None:

@@ -146,7 +146,7 @@ def test_the_body_of_a_refused_request_must_come_in_time(talk: Any) -> None:
 
 
 def test_a_silent_client_is_given_the_time_to_take_its_answer(talk: Any) -> None:
-    talk.sends(GET[:-2] + b"Connection: close\r\n\r\n").answers(OK)
+    talk.sends(GET).answers(OK[:17] + b"Connection: close\r\n" + OK[17:])
     assert talk.rest == LAST_WORD
     assert talk.later(1.9) == []
     assert talk.later(0.1) == [Close()]
