@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from racecar.parsers.errors import ProtocolError
 from racecar.parsers.http1.fields import UNTIL_CLOSE, declared_length, fields_that_matter, list_members
-from racecar.parsers.http1.heads import FIELDS, MAX_STATUS_LINE_BYTES
+from racecar.parsers.http1.heads import FIELDS, MAX_STATUS_LINE_BYTES, check_response_prefix
 from racecar.parsers.http1.limits import DEFAULT_LIMITS, HeadLimits
 from racecar.policy.reasons import Reason
 
@@ -27,9 +27,17 @@ class ResponseHead:
 
 def read_response_head(raw: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> ResponseHead:
     """Read a whole head, blank line included. Raises ProtocolError; never anything else, whatever the bytes."""
+    try:
+        return _read(raw, limits)
+    except ProtocolError:
+        check_response_prefix(raw, 0, limits)  # an earlier byte at fault is named: the same words however it was cut
+        raise
+
+
+def _read(raw: bytes, limits: HeadLimits) -> ResponseHead:
     match = _HEAD(raw)
     if match is None:
-        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "status line or header lines")
+        raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "header lines")
     if len(raw) > limits.max_head_bytes or raw.count(b"\n") - 2 > limits.max_headers:
         text = f"above {limits.max_head_bytes} bytes or {limits.max_headers} headers"
         raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, text)

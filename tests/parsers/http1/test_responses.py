@@ -91,6 +91,7 @@ def test_the_limits_may_be_others(lines: tuple[bytes, ...], size: int) -> None:
 
 
 REFUSED = [
+    b"\r\n\r\n",
     head(line=b"HTTP/1.1 99 Low"),
     head(line=b"HTTP/1.1 0200 OK"),
     head(line=b"HTTP/1.1 2000 OK"),
@@ -138,6 +139,9 @@ def test_refuses_what_is_in_doubt_however_it_is_cut(raw: bytes, size: int) -> No
             if found is not None:
                 read_response_head(found)
     assert caught.value.reason is Reason.HTTP_RESPONSE_MALFORMED
+    with pytest.raises(ProtocolError) as whole:
+        read_response_head(raw)
+    assert caught.value.detail == whole.value.detail
 
 
 def test_a_server_that_never_ends_its_lines_properly_is_refused_at_its_first() -> None:
