@@ -49,10 +49,11 @@ from racecar.proxy.core.http1_types import (
 
 _IDLE, _BODY, _ANSWER = ClientState.IDLE, ClientState.BODY, ClientState.ANSWER
 _SILENT, _WAITED, _DONE, _GONE = ServerState.SILENT, ServerState.WAITED, ServerState.DONE, ServerState.GONE
+_DEAF_SWITCH = "the server left before it switched"
 
 
-class _ForbiddenSwitchError(ProtocolError):
-    """A server switched to a protocol that was not granted: what follows is in doubt for both sides."""
+class _SwitchError(ProtocolError):
+    """A server switched to a protocol that was not granted, or takes no more bytes: both sides are cut off."""
 
 
 class HttpConversation(RequestSide):
@@ -372,7 +373,7 @@ class HttpConversation(RequestSide):
         return tuple(out)
 
     def _answer_failed(self, error: ProtocolError, now: float) -> Commands:
-        if isinstance(error, _ForbiddenSwitchError):
+        if isinstance(error, _SwitchError):
             return self._abort(error.reason, error.detail, now)
         return self._fail(error.reason, error.detail, now)
 
@@ -424,9 +425,11 @@ class HttpConversation(RequestSide):
         head = answer.head
         if head.status == 101:
             if call.opaque != "websocket" or head.upgrade != WEBSOCKET:
-                raise _ForbiddenSwitchError(Reason.HTTP_UPGRADE, "101 to a request that was granted no other protocol")
+                raise _SwitchError(Reason.HTTP_UPGRADE, "101 to a request that was granted no other protocol")
         elif head.declared:
             raise ProtocolError(Reason.HTTP_RESPONSE_MALFORMED, "a tunnel with a body")  # RFC 9110 9.3.6
+        if self._deaf:
+            raise _SwitchError(self._deaf, _DEAF_SWITCH)
         self._answer, self._answered = answer, now
         self._client, self._server = ClientState.OPAQUE, ServerState.OPAQUE
         self.deadline = self._head_due = inf
@@ -461,6 +464,8 @@ class HttpConversation(RequestSide):
         if accepted is None:
             self._answer_held = start
             return tuple(out)
+        if accepted and self._deaf:
+            return (*out, *self._abort(self._deaf, _DEAF_SWITCH, now))
         self._answered = now
         if accepted:
             self._client, self._server = ClientState.OPAQUE, ServerState.OPAQUE

@@ -115,6 +115,20 @@ def test_a_half_close_is_passed_on_from_either_side(
     assert talk.records[0].opaque == opaque
 
 
+@SIZES
+@GRANTED
+@pytest.mark.parametrize("early", [b"", b"early"])
+def test_a_server_that_takes_no_more_cannot_switch(
+    talk: Any, request_: bytes, answer: bytes, opaque: str, early: bytes, size: int
+) -> None:
+    talk.client(request_ + early)
+    assert talk.conversation.server_deaf(Reason.UPSTREAM_RESET, talk.now) == NOTHING
+    talk.server(answer, size)
+    assert (talk.to_server, talk.to_client, talk.rest) == (request_, b"", [Abort(Reason.UPSTREAM_RESET)])
+    record = talk.records[0]
+    assert (record.reason, record.status, record.opaque) == (Reason.UPSTREAM_RESET, 0, "")
+
+
 @GRANTED
 def test_a_server_that_fails_inside_cuts_both(talk: Any, request_: bytes, answer: bytes, opaque: str) -> None:
     talk.sends(request_).answers(answer)

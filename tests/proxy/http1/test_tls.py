@@ -170,6 +170,19 @@ def test_clients_and_servers_may_leave_before_the_other_hello(start: Callable[..
     assert start(tls_rule=5).sends(HELLO).server_resets() == [Abort(Reason.UPSTREAM_RESET)]
 
 
+@SIZES
+@pytest.mark.parametrize("early", [b"", EARLY])
+def test_a_server_that_takes_no_more_may_alert_but_not_go_on(talk: Any, start: Any, early: bytes, size: int) -> None:
+    other = start(tls_rule=5)
+    for one in (talk, other):
+        one.client(HELLO + early)
+        assert one.conversation.server_deaf(Reason.UPSTREAM_RESET, one.now) == NOTHING
+    talk.server(SERVER_HELLO, size)
+    assert (talk.to_server, talk.to_client, talk.rest) == (HELLO, b"", [Abort(Reason.UPSTREAM_RESET)])
+    assert talk.reasons[0] is Reason.UPSTREAM_RESET
+    assert other.answers(SERVER_ALERT, size).to_client == SERVER_ALERT
+
+
 def test_a_drain_does_not_tear_a_handshake(talk: Any) -> None:
     talk.client(HELLO[:9])
     assert talk.conversation.drain() == NOTHING
