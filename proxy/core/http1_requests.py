@@ -45,6 +45,8 @@ class RequestSide(HttpState):
                 start = pos
                 head, pos = self._read_head(text, pos, now, out)
                 if head is not None:
+                    if self._unreachable:
+                        return (*out, *self._tell_unreachable(text[pos:], now))
                     held, first = (head, pos) if state is _HEAD else (b"", start)
                     last = pos
             elif state is _BODY:
@@ -67,9 +69,6 @@ class RequestSide(HttpState):
             else:
                 self._drop(now)
                 break
-        if self._unreachable and self._call is not None:
-            told = [command for command in out if not isinstance(command, ToServer)]
-            return (*told, *self._fail(self._unreachable, "the server cannot be reached", now))
         if self._client is ClientState.OVER or first < 0:
             return tuple(out)
         followed = self._client is _ANSWER and self._server is ServerState.DONE
@@ -120,6 +119,12 @@ class RequestSide(HttpState):
             return None, pos
         self._await_answer(call, now)
         return head, pos
+
+    def _tell_unreachable(self, behind: bytes, now: float) -> Commands:
+        """Answer a request that would be forwarded if there was a server, whatever came behind its head."""
+        if self._client is _ANSWER:
+            self._pipelined += behind
+        return self._fail(self._unreachable, "the server cannot be reached", now)
 
     def _await_answer(self, call: Call, now: float) -> None:
         """The head of `call` is forwarded."""
@@ -199,6 +204,9 @@ class RequestSide(HttpState):
         self._server = ServerState.HELLO
         self._request_bytes = size
         self._pipelined = bytes(hello[size:])
+        if self._unreachable:
+            out += self._tell_unreachable(b"", now)
+            return
         out.append(ToServer(bytes(hello[:size])))
 
     # --- refusals

@@ -105,8 +105,9 @@ class HttpState:
         """The last word was said. The client's bytes are dropped for a while, so that no reset eats it."""
         self._reason = self._reason or reason
         self._forget_pipelined(now)
+        last: Commands = () if self._unreachable else (server or CloseServer(),)  # else its leg is gone already
         if self._ended:  # no more bytes to wait for; a server's leg that is owed a reset still gets it
-            return (server, *self._close(self._reason)) if server is not None else self._close(self._reason)
+            return (*last, *self._close(self._reason)) if server is not None else self._close(self._reason)
         timeout_s = self.context.config.linger_timeout_s
         self._client, self._server = ClientState.LINGER, ServerState.GONE
         self._request_head = self._request_body = self._response_head = self._answer_body = self._hello = None
@@ -114,7 +115,7 @@ class HttpState:
         self._head_due = inf
         self._linger_end = now + LINGER_ROUNDS * timeout_s
         self.deadline = now + timeout_s
-        return (server or CloseServer(), EndClient())
+        return (*last, EndClient())
 
     def _forget_pipelined(self, now: float) -> None:
         """The connection ends: what was sent behind the outstanding request is not judged any more, and logged."""

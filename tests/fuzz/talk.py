@@ -299,9 +299,7 @@ class Talk:
             self.to_client += command.data
         else:
             assert isinstance(command, EndServer | EndClient | CloseServer | ResetServer | Close | Abort)
-            # A server that could not be dialled is gone before the request that is answered for it.
-            again = self.setting.answers_dials and isinstance(command, ResetServer)
-            assert type(command) not in said or again, f"{command} twice"
+            assert type(command) not in said, f"{command} twice"
             self.ends.append((command, len(self.to_server), len(self.to_client)))
             self.server_gone = self.server_gone or isinstance(command, CloseServer | ResetServer | Close | Abort)
 

@@ -23,6 +23,7 @@ from racecar.proxy.core.http1_types import (
 GET = b"GET /jobs HTTP/1.1\r\nHost: jobs\r\n\r\n"
 HEAD = b"HEAD /jobs HTTP/1.1\r\nHost: jobs\r\n\r\n"
 POST = b"POST /jobs HTTP/1.1\r\nHost: jobs\r\nContent-Length: 9\r\n\r\nabc"  # six bytes of its body are to come
+CHUNKED = b"POST /jobs HTTP/1.1\r\nHost: jobs\r\nTransfer-Encoding: chunked\r\n\r\n"
 DENIED = b"GET /applicants HTTP/1.1\r\nHost: jobs\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
@@ -60,18 +61,19 @@ def test_a_dial_that_fails_before_a_request_is_a_reset(talk: Any, reason: Reason
 
 @pytest.mark.parametrize(("reason", "status"), [(Reason.DIAL_FAILED, 502), (Reason.DIAL_TIMEOUT, 504)])
 @pytest.mark.parametrize("before", [b"", GET[:20]])
-@pytest.mark.parametrize("request_", [GET, POST, DENIED + GET])
+@pytest.mark.parametrize("request_", [GET, POST, DENIED + GET, CHUNKED + b"x", CHUNKED + b"0\r\n\r\n", GET + b"\0"])
+@SIZES
 def test_where_failed_dials_are_answered_the_first_request_that_is_allowed_is(
-    start: Callable[..., Any], reason: Reason, status: int, before: bytes, request_: bytes
+    start: Callable[..., Any], reason: Reason, status: int, before: bytes, request_: bytes, size: int
 ) -> None:
     talk = start(answers_dial_failures=True)
     start(talk.context).sends(GET)  # the head is known
     talk.client(before)
     assert talk.dial_fails(reason) == [ResetServer()]
-    commands = talk.client(GET[20:] + request_ if before else request_)
+    talk.client(GET[20:] + request_ if before else request_, size)
     assert talk.to_server == b""
     assert talk.statuses == ([status] if before or DENIED not in request_ else [403, status])
-    assert commands[1:] == CUT_OFF
+    assert talk.rest == [ResetServer(), EndClient()]
     assert talk.client(GET) == []
     assert talk.client_eof() == [Close(reason)]
     assert [record.reason for record in talk.records if record.status == status] == [reason]
@@ -82,7 +84,8 @@ def test_there_a_denied_request_is_answered_as_ever(start: Callable[..., Any]) -
     assert talk.dial_fails(Reason.DIAL_FAILED) == [ResetServer()]
     talk.client(DENIED + DENIED)
     assert (talk.statuses, talk.rest) == ([403, 403], [ResetServer()])
-    assert talk.client_eof()[0].__class__ is Close
+    assert talk.client(b"\0")[1:] == [EndClient()]
+    assert talk.client_eof() == [Close(Reason.DIAL_FAILED)]
 
 
 def test_there_a_tls_client_is_reset(start: Callable[..., Any]) -> None:
