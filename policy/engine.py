@@ -18,6 +18,8 @@ from racecar.policy.tables import RuleSet
 
 CACHED_VERDICTS = 1024  # of each of two generations
 CACHED_REQUEST_BYTES = 512
+MAX_KNOWN_TEXTS = 64
+MAX_KNOWN_TEXT_BYTES = 64
 MAX_NEAREST = 3
 MAX_COMPARED_RULES = 64  # of those that fail in more than two fields, for the nearest rules
 
@@ -76,11 +78,12 @@ _Key = tuple[object, ...]
 class _Field:
     """What the rules of a set ask of one text."""
 
-    __slots__ = ("_any", "_by_literal", "_by_pattern", "_patterns", "is_used")
+    __slots__ = ("_any", "_by_literal", "_by_pattern", "_known", "_patterns", "is_used")
 
     def __init__(self, texts: Iterable[str | None]) -> None:
         """One pattern or None for each rule, in their order. Raises PatternError."""
         self._any: _Rules = 0
+        self._known: dict[bytes, _Rules] = {}
         self._by_literal: dict[bytes, _Rules] = {}
         self._by_pattern: dict[str, _Rules] = {}
         for index, text in enumerate(texts):
@@ -99,6 +102,17 @@ class _Field:
         if self._by_pattern:
             for pattern in self._patterns.matching(text):
                 found |= self._by_pattern[pattern]
+        return found
+
+    def matching_again(self, text: bytes) -> _Rules:
+        """As `matching`, for texts of which there are few: methods, hosts, and no query."""
+        found = self._known.get(text)
+        if found is None:
+            found = self.matching(text)
+            if len(text) <= MAX_KNOWN_TEXT_BYTES:
+                if len(self._known) >= MAX_KNOWN_TEXTS:
+                    self._known.clear()
+                self._known[text] = found
         return found
 
 
@@ -195,9 +209,9 @@ class HttpMatcher:
         if examined.reason is not Reason.NONE:
             return HttpVerdict(False, 0, examined.reason)
         path, encoded = self._paths(examined)
-        method = self._method.matching(call.method)
+        method = self._method.matching_again(call.method)
         query = self._query.matching(examined.query[1:]) if self._query.is_used else self._all
-        host = self._host.matching(call.host.lower()) if self._host.is_used else self._all
+        host = self._host.matching_again(call.host.lower()) if self._host.is_used else self._all
         headers = self._possible
         for header, values in zip(self._headers, fields, strict=True):
             headers &= header.matching(values)
@@ -229,7 +243,7 @@ class HttpMatcher:
         if not needs and path is examined.normal:
             return self._path(path, examined.query), self._all
         forms: tuple[bytes, ...] | None = (path, examined.normal)
-        if needs and self._opening(needs):
+        if not needs or self._opening(needs):
             needs, forms = readings(examined)
         if forms is None:
             return self._pathless, self._opening(needs)

@@ -20,8 +20,9 @@ NO_ENCODINGS: frozenset[Encoding] = frozenset()
 class Examined(NamedTuple):
     """A target in origin form: path as sent, path in normal form, query with its question mark.
 
-    `needs`: what of the path servers read in different ways; `normal` keeps it as it is. Reason HTTP_MALFORMED or
-    HTTP_TARGET_FORM: answered 400, and the rest is empty.
+    The two are one object if the path is plain: every server reads it alike. `needs`: what of the path servers read in
+    different ways; `normal` keeps it as it is. Reason HTTP_MALFORMED or HTTP_TARGET_FORM: answered 400, and the rest is
+    empty.
     """
 
     reason: Reason
@@ -80,12 +81,15 @@ def examine(target: bytes) -> Examined:
 
 
 def readings(examined: Examined) -> Readings:
-    """How servers may read a path that needs encodings, and all encodings that this takes.
+    """How servers may read a path that is not plain, and all encodings that this takes.
 
     Each kind of encoding is read by a server in one way for the whole path: kept, or decoded before dot segments are
-    removed. Kinds are read independently, so every combination counts.
+    removed. Kinds are read independently, so every combination counts. Dot segments may be removed or kept, slashes
+    merged or kept, and the one may be done before the other.
     """
     decoded = _ESCAPE.sub(_decode_unreserved, examined.path)
+    if not examined.needs:
+        return Readings(NO_ENCODINGS, tuple(dict.fromkeys((examined.path, *_forms(decoded)))))
     needs = set(examined.needs)
     texts = [decoded]
     if "bytes" in needs:
@@ -98,13 +102,25 @@ def readings(examined: Examined) -> Readings:
     texts = list(dict.fromkeys(texts))
     if len(texts) > MAX_READINGS or any(b"%00" in text for text in texts):
         return Readings(frozenset(needs), None)
-    forms = dict.fromkeys((examined.path, *(form for text in texts for form in _normal_forms(text))))
+    forms = dict.fromkeys((examined.path, *(form for text in texts for form in _forms(text))))
     return Readings(frozenset(needs), tuple(forms))
 
 
 def _normal_forms(path: bytes) -> tuple[bytes, bytes]:
     """`/a//../b` is /a/b where dot segments go first and /b where slashes are merged first; most paths are one."""
-    return _SLASHES.sub(b"/", _remove_dot_segments(path)), _remove_dot_segments(_SLASHES.sub(b"/", path))
+    without_dots = _remove_dot_segments(path)
+    if b"//" not in path:
+        return without_dots, without_dots
+    return _SLASHES.sub(b"/", without_dots), _remove_dot_segments(_SLASHES.sub(b"/", path))
+
+
+def _forms(path: bytes) -> tuple[bytes, ...]:
+    """What servers make of the slashes and dots of a path: nothing, one of the two, or both."""
+    without_dots = _remove_dot_segments(path)
+    if b"//" not in path:
+        return path, without_dots
+    # `/a/..//b` is //b where slashes are not merged: its dots hide that it begins with two.
+    return path, without_dots, _SLASHES.sub(b"/", path), *_normal_forms(path)
 
 
 def _is_utf8(path: bytes) -> bool:

@@ -482,6 +482,35 @@ def test_a_rule_that_allows_an_encoding_matches_whatever_servers_make_of_it(
     assert rules_of(one).judge(call(target)).reason is expected
 
 
+@pytest.mark.parametrize(
+    ("path", "target", "allowed"),
+    [
+        ("/jobs(/.*)?", b"/jobs//x", True),
+        ("/jobs(/.*)?", b"/jobs/a/..//x", True),
+        ("/jobs(/.*)?", b"/jobs/..//jobs/x", False),  # //jobs/x
+        ("/jobs(/.*)?", b"/jobs/../jobs/x", True),
+        ("/jobs(/.*)?", b"//jobs/x", False),
+        ("/?/jobs(/.*)?", b"//jobs/x", True),
+        ("/?/jobs(/.*)?", b"/jobs/..//jobs/x", True),
+        ("/a/x|/a//\\./x|/a//x", b"/a//./x", False),  # /a/./x
+        ("/a/(\\./)?x|/a//\\./x|/a//x", b"/a//./x", True),
+        ("/j//x|/j/x", b"/%6a//x", False),
+        ("/(%6a|j)/x", b"/%6a//x", False),  # /j//x
+        ("/(%6a|j)//?x", b"/%6a//x", True),
+    ],
+)
+def test_dots_and_slashes_need_no_grant_but_match_however_servers_read_them(
+    path: str, target: bytes, allowed: bool
+) -> None:
+    expected = Reason.NONE if allowed else Reason.HTTP_NO_RULE
+    assert rules_of(rule(path=path)).judge(call(target)).reason is expected
+    assert rules_of(opened(path, *ENCODINGS)).judge(call(target)).reason is expected
+
+
+def test_what_is_decoded_to_slashes_is_not_only_read_merged() -> None:
+    assert not is_allowed(opened("/jobs(/.*)?", "slash"), call(b"/jobs/..%2f%2fjobs/x"))
+
+
 def test_the_query_stands_behind_every_form() -> None:
     assert is_allowed(opened("/a/b\\?x|/a%2[fF]b\\?x", "slash"), call(b"/a%2fb?x"))
     assert not is_allowed(opened("/a/b|/a%2[fF]b\\?x", "slash"), call(b"/a%2fb?x"))
@@ -612,14 +641,11 @@ def slow_judge(rules: list[HttpRule], request: HttpCall) -> bool:
         examined = examine(request.target)
         if examined.reason is not Reason.NONE:
             return False
-        needs = set(examined.needs)
-        forms = [path, examined.normal]
-        if needs:
-            every = readings(examined)
-            if every.forms is None:
-                forms, needs = [], set(every.needs)
-            else:
-                forms, needs = [*forms, *every.forms], set(every.needs)
+        every = readings(examined)
+        if every.forms is None:
+            forms, needs = [], set(every.needs)
+        else:
+            forms, needs = [path, examined.normal, *every.forms], set(every.needs)
     for one in rules:
         if one.method is not None and not re2.fullmatch(one.method, request.method):
             continue

@@ -125,26 +125,35 @@ def test_only_the_origin_form_is_a_path(target: bytes) -> None:
 
 FORMS: dict[bytes, tuple[set[bytes], set[bytes]]] = {
     b"/a%2fb": ({b"slash"}, {b"/a%2fb", b"/a%2Fb", b"/a/b"}),
-    b"/a/..%2fb": ({b"slash"}, {b"/a/..%2fb", b"/a/..%2Fb", b"/b"}),
-    b"/a%5c..%5cb": ({b"backslash"}, {b"/a%5c..%5cb", b"/a%5C..%5Cb", b"/b"}),
-    b"/a/%2e%2e": ({b"dot"}, {b"/a/%2e%2e", b"/a/%2E%2E", b"/"}),
+    b"/a/..%2fb": ({b"slash"}, {b"/a/..%2fb", b"/a/..%2Fb", b"/a/../b", b"/b"}),
+    b"/a%5c..%5cb": ({b"backslash"}, {b"/a%5c..%5cb", b"/a%5C..%5Cb", b"/a/../b", b"/b"}),
+    b"/a/%2e%2e": ({b"dot"}, {b"/a/%2e%2e", b"/a/%2E%2E", b"/a/..", b"/"}),
     b"/a/%2e%2e%2fb": (
         {b"dot", b"slash"},
-        {b"/a/%2e%2e%2fb", b"/a/%2E%2E%2Fb", b"/a/%2E%2E/b", b"/a/..%2Fb", b"/b"},
+        {b"/a/%2e%2e%2fb", b"/a/%2E%2E%2Fb", b"/a/%2E%2E/b", b"/a/..%2Fb", b"/a/../b", b"/b"},
     ),
-    b"/a/..;x/b": ({b"params"}, {b"/a/..;x/b", b"/b"}),
-    b"/a;v/..;x/b;w": ({b"params"}, {b"/a;v/..;x/b;w", b"/b;w", b"/b"}),
+    b"/a/..;x/b": ({b"params"}, {b"/a/..;x/b", b"/a/../b", b"/b"}),
+    b"/a;v/..;x/b;w": ({b"params"}, {b"/a;v/..;x/b;w", b"/a;v/../b;w", b"/b;w", b"/a/../b", b"/b"}),
     b"/a/%2e%2e;x/b": (
         {b"dot", b"params"},
-        {b"/a/%2e%2e;x/b", b"/a/%2E%2E;x/b", b"/a/%2E%2E/b", b"/a/..;x/b", b"/b"},
+        {b"/a/%2e%2e;x/b", b"/a/%2E%2E;x/b", b"/a/%2E%2E/b", b"/a/..;x/b", b"/a/../b", b"/b"},
     ),
-    b"/a/..%c0%afb": ({b"bytes"}, {b"/a/..%c0%afb", b"/a/..%C0%AFb", b"/b", b"/a/..b"}),
-    b"/a/.%ff./b": ({b"bytes"}, {b"/a/.%ff./b", b"/a/.%FF./b", b"/b"}),
+    b"/a/..%c0%afb": ({b"bytes"}, {b"/a/..%c0%afb", b"/a/..%C0%AFb", b"/a/../b", b"/b", b"/a/..b"}),
+    b"/a/.%ff./b": ({b"bytes"}, {b"/a/.%ff./b", b"/a/.%FF./b", b"/a/../b", b"/b"}),
     b"/%c3%a9%c3": ({b"bytes"}, {b"/%c3%a9%c3", b"/%C3%A9%C3", b"/%C3%A9"}),
     b"/%c1%81%c0%bf": ({b"bytes"}, {b"/%c1%81%c0%bf", b"/%C1%81%C0%BF", b"/A%3F", b"/"}),
     b"/%e0%83%a9": ({b"bytes"}, {b"/%e0%83%a9", b"/%E0%83%A9", b"/%C3%A9", b"/"}),
-    b"/a//../b": ({b"slash"}, {b"/a//../b", b"/a/b", b"/b"}),
-    b"/a%2f/../b": ({b"slash"}, {b"/a%2f/../b", b"/b", b"/a/b"}),
+    b"/a//../b": ({b"slash"}, {b"/a//../b", b"/a/../b", b"/a/b", b"/b"}),
+    b"/a%2f/../b": ({b"slash"}, {b"/a%2f/../b", b"/a%2F/../b", b"/a//../b", b"/a/../b", b"/b", b"/a/b"}),
+    b"/a/..%2f%2fb": (
+        {b"slash"},
+        {b"/a/..%2f%2fb", b"/a/..%2F%2Fb", b"/a/..//b", b"//b", b"/a/../b", b"/b"},
+    ),
+    b"//a": (set(), {b"//a", b"/a"}),
+    b"/a/../b": (set(), {b"/a/../b", b"/b"}),
+    b"/a/..//b": (set(), {b"/a/..//b", b"//b", b"/a/../b", b"/b"}),
+    b"//%61/./b": (set(), {b"//%61/./b", b"//a/./b", b"//a/b", b"/a/./b", b"/a/b"}),
+    b"/%c3%a9": (set(), {b"/%c3%a9", b"/%C3%A9"}),
 }
 
 
@@ -167,7 +176,7 @@ def test_forms_of_long_paths_take_bounded_time(piece: bytes) -> None:
     started = time.perf_counter()
     found = readings(examine(b"/" + piece * (8192 // len(piece))))
     assert time.perf_counter() - started < 0.5
-    assert len(found.forms or ()) <= 2 * MAX_READINGS + 1
+    assert len(found.forms or ()) <= 5 * MAX_READINGS + 1
 
 
 PIECES = st.sampled_from(
@@ -208,10 +217,12 @@ def test_the_normal_form_is_a_fixed_point_without_dot_or_empty_segments(target: 
     assert b"" not in segments[:-1]
     assert not {b".", b".."} & set(segments)
     assert examined.path + examined.query == target
-    if examined.needs:
-        forms = readings(examined)
-        assert forms.needs >= examined.needs
-        assert forms.forms is None or {examined.path, normal} <= set(forms.forms)
+    forms = readings(examined)
+    assert forms.needs >= examined.needs
+    assert forms.forms is None or {examined.path, normal} <= set(forms.forms)
+    if not examined.needs:
+        assert forms.needs == examined.needs
+        assert forms.forms is not None
 
 
 @pytest.mark.parametrize("piece", [b"/a", b"/..", b"//", b"%41", b"/.", b"a;", b"%c3%a9"])
