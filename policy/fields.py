@@ -7,6 +7,7 @@ from racecar.policy.document import Node
 from racecar.policy.findings import MAX_FINDINGS, TOO_MANY_FINDINGS, Finding, shown
 
 _NAMES = {"int": "a number", "number": "a number", "bool": "a boolean", "null": "null"}
+MAX_DIGITS = 18  # of a number, sign and all: more than any range needs
 
 
 class Report:
@@ -149,7 +150,7 @@ def integer(report: Report, node: Node, where: str, low: int, high: int) -> int 
         report.error(node, f"{where} must be a decimal number{hint}, not {_describe(node)}")
         return None
     # int() refuses thousands of digits with an exception.
-    number = int(node.value) if len(node.value) < 12 else high + 1
+    number = int(node.value) if len(node.value) <= MAX_DIGITS else high + 1
     if not low <= number <= high:
         report.error(node, f"{where} must be from {low} to {high}, not {shown(node.value)}")
         return None

@@ -90,6 +90,14 @@ def test_a_value_out_of_range_is_refused_with_the_range(setting: Setting, path: 
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+def test_the_ends_of_the_ranges_are_allowed(setting: Setting, path: Path) -> None:
+    """Another limit may be in the way, and then says so."""
+    for value in (setting.low, setting.high):
+        _configuration, findings = loaded(path, said(setting, value))
+        assert [finding for finding in findings if setting.range in finding or " from " in finding] == []
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
 def test_the_ends_of_the_ranges_are_sound_for_the_parts(setting: Setting) -> None:
     """What the configuration lets through, the constructor takes: its own refusal would have no place in the file."""
     for value in (setting.low, setting.high):
