@@ -3,6 +3,7 @@
 import re
 
 from racecar.parsers.errors import ProtocolError
+from racecar.parsers.http1.fields import plain_name
 from racecar.parsers.http1.heads import FIELDS, TOKEN
 from racecar.policy.reasons import Reason
 
@@ -41,7 +42,7 @@ class ChunkReader:
     __slots__ = ("_fault", "_forbidden", "_match", "_start", "left")
 
     def __init__(self, fault: Reason, forbidden_trailers: frozenset[bytes] = FRAMING_TRAILERS) -> None:
-        """`fault` is the reason of the ProtocolErrors; `forbidden_trailers` are lower-case names with hyphens."""
+        """`fault` is the reason of the ProtocolErrors; `forbidden_trailers` are `plain_name`s."""
         self._forbidden = forbidden_trailers
         self.left = 0  # bytes of the current chunk that may pass unread
         self._fault = fault
@@ -91,6 +92,6 @@ class ChunkReader:
         if match is None:
             raise ProtocolError(self._fault, "trailers")
         names = _NAMES(data[pos : match.end()].lower())
-        if not self._forbidden.isdisjoint(name.replace(b"_", b"-") for name in names):
+        if not self._forbidden.isdisjoint(map(plain_name, names)):
             raise ProtocolError(self._fault, "a trailer that would frame or route the message")
         return match.end(), True

@@ -15,9 +15,13 @@ CHUNKED = -1
 UNTIL_CLOSE = -2
 MAX_LENGTH_DIGITS = 15
 
-# CGI-like servers read an underscore in a name as a hyphen.
+# CGI-like servers make one and the same character of all in a name that are no letters or digits (RFC 3875 4.1.18).
+_MARKS = b"!#$%&'*+-.^_`|~"
+_MARK = b"[" + re.escape(_MARKS) + b"]"
+_ONE_MARK = bytes.maketrans(_MARKS, b"-" * len(_MARKS))
 _MATTER = re.compile(
-    rb"\n(host|connection|content[-_]length|transfer[-_]encoding|expect|upgrade):[\t ]*+([^\r]*+)"
+    rb"\n(host|connection|content" + _MARK + rb"length|transfer" + _MARK + rb"encoding|expect|upgrade)"
+    rb":[\t ]*+([^\r]*+)"
 ).findall
 
 
@@ -26,17 +30,22 @@ def fields_that_matter(low: bytes) -> list[tuple[bytes, bytes]]:
     return _MATTER(low)
 
 
+def plain_name(name: bytes) -> bytes:
+    """A lower-case name with hyphens for all other marks: one for all names that CGI-like servers take for the same."""
+    return name.translate(_ONE_MARK)
+
+
 @lru_cache(maxsize=256)
 def _lines_called(name: bytes) -> Callable[[bytes], list[tuple[bytes, bytes]]]:
-    spelled = re.escape(name).replace(rb"\-", b"[-_]")
+    spelled = _MARK.join(map(re.escape, plain_name(name).split(b"-")))
     return re.compile(rb"\n(" + spelled + rb"):[\t ]*+([^\r]*+)", re.IGNORECASE).findall
 
 
 def header_values(raw: bytes, name: bytes) -> list[bytes]:
     """Return the values of all headers called `name` (in lower case), as sent, without the space around them.
 
-    `raw` is a head whose grammar was checked. CGI-like servers read an underscore as a hyphen: values of a header that
-    is spelled so count too, but only beside one that is spelled right, since they cannot stand for it.
+    `raw` is a head whose grammar was checked. To CGI-like servers `X-A`, `X_A` and `X.A` are one: values of a header
+    that is spelled so count too, but only beside one that is spelled right, since they cannot stand for it.
     """
     lines = _lines_called(name)(raw)
     if not any(spelled.lower() == name for spelled, _ in lines):
@@ -63,7 +72,7 @@ def declared_length(framing: list[tuple[bytes, bytes]], *, http_1_0: bool, fault
             raise ProtocolError(fault, "Content-Length is no number in range")
         return int(value)
     if name != b"transfer-encoding":
-        raise ProtocolError(fault, "a framing header spelled with an underscore")
+        raise ProtocolError(fault, "a framing header in another spelling")
     if http_1_0:
         raise ProtocolError(fault, "Transfer-Encoding in HTTP/1.0")
     if value != b"chunked":

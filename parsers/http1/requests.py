@@ -15,8 +15,8 @@ _AUTHORITY = rb"(?:[A-Za-z0-9\-._~]++|\[[0-9A-Fa-f:.]++\])"
 _HOST = re.compile(_AUTHORITY + rb"(?::[0-9]{1,5}+)?").fullmatch
 _TUNNEL = re.compile(rb"(" + _AUTHORITY + rb"):[0-9]{1,5}+").fullmatch
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?#]++)(.*)", re.DOTALL).fullmatch  # RFC 9112 3.2.2
-# No capitals and no tabs, though RFC 9112 allows them: there are servers that then see no chunked body.
-_CHUNKED_AS_SENT = re.compile(rb"\n(?i:transfer-encoding): *+chunked *+\r").search
+# No capitals, no tabs and nothing behind it, though RFC 9112 allows them: some servers then see no chunked body.
+_CHUNKED_AS_SENT = re.compile(rb"\n(?i:transfer-encoding): *+chunked\r").search
 # What Connection may name. Naming anything else would have the next hop drop a header that a rule may have read.
 _CONNECTION_OPTIONS = frozenset((b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings"))
 WEBSOCKET = b"websocket"
@@ -75,6 +75,8 @@ def _read(raw: bytes, limits: HeadLimits) -> RequestHead:
     length = declared_length(framing, http_1_0=http_1_0, fault=Reason.HTTP_FRAMING) if framing else 0
     if length == CHUNKED and not _CHUNKED_AS_SENT(raw):
         raise ProtocolError(Reason.HTTP_FRAMING, "Transfer-Encoding other than chunked")  # capitals: servers differ
+    if length >= 0 and framing and framing[0][1].rstrip(b" \t") != b"%d" % length:
+        raise ProtocolError(Reason.HTTP_FRAMING, "Content-Length with leading zeros")  # octal for some servers
     if options and not options <= _CONNECTION_OPTIONS:
         raise ProtocolError(Reason.HTTP_MALFORMED, "Connection names another header")
     if expectations and expectations != [b"100-continue"]:

@@ -52,7 +52,7 @@ def _read(raw: bytes, limits: HeadLimits) -> ResponseHead:
             options.update(list_members(value))
         elif name == b"upgrade":
             upgrades.append(value.rstrip(b" \t"))
-        elif name in _FRAMING:
+        elif name.startswith((b"content", b"transfer")):
             framing.append((name, value))
     declared = None
     if framing:

@@ -19,6 +19,7 @@ from racecar.parsers.http1 import (
     response_length,
 )
 from racecar.parsers.http1.chunks import REQUEST_TRAILERS
+from racecar.parsers.http1.fields import plain_name
 from racecar.parsers.http1.second_opinion import check_request, check_response
 from racecar.policy.engine import HttpCall, Near
 from racecar.policy.reasons import Reason
@@ -196,7 +197,7 @@ class HttpContext:
         self.limits = config.head_limits()
         self.tls_rule = tls_rule
         self.answers_dial_failures = answers_dial_failures
-        self.forbidden_trailers = REQUEST_TRAILERS | {name.replace(b"_", b"-") for name in header_names}
+        self.forbidden_trailers = REQUEST_TRAILERS | {plain_name(name) for name in header_names}
         self.calls: Generations[bytes, Call] = Generations(config.max_cached_heads)
         self.answers: Generations[bytes, Answer] = Generations(config.max_cached_heads)
         self._judge = judge

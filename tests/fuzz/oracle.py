@@ -1,5 +1,6 @@
 """Read with h11 what was said to both sides, and compare it with the log and with the rules."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -173,7 +174,7 @@ def _check_request(talk: Talk, request: Message, record: HttpRecord) -> None:
         forbidden = is_ever_forbidden(
             request.method, request.target, request.headers, has_body=has_body, is_websocket=switches
         )
-    hidden = {name.replace(b"_", b"-") for name, _ in request.trailers} & _NEVER_TRAILERS
+    hidden = {re.sub(rb"[^a-z0-9]", b"-", name) for name, _ in request.trailers} & _NEVER_TRAILERS
     assert not hidden, f"{hidden} was forwarded as a trailer"
     if record.verdict is Verdict.AUDIT:
         assert talk.setting.audit

@@ -191,6 +191,7 @@ MALFORMED = Group(
         _lines("length of letters", "Content-Length: two"),
         _lines("64 bits over", "Content-Length: 18446744073709551618"),
         _lines("underscore", "Content_Length: 2"),
+        _lines("dot", "Content.Length: 2"),
         _lines("length and chunks", "Content-Length: 2", _CHUNKED),
         _lines("chunks and length", _CHUNKED, "Content-Length: 2"),
         _lines("gzip, chunked", "Transfer-Encoding: gzip, chunked"),

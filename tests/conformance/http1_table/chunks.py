@@ -169,6 +169,10 @@ TRAILERS = Group(
             "nor with an underscore",
             head("PUT /secret", "X-Token: letmein", "Transfer-Encoding: chunked") + _trailer(b"X_Token: nope"),
         ),
+        cut(
+            "nor with a dot",
+            head("PUT /secret", "X-Token: letmein", "Transfer-Encoding: chunked") + _trailer(b"X.Token: nope"),
+        ),
     ),
 )
 

@@ -225,6 +225,11 @@ HEADER_RULES = Group(
         deny("two lines, one empty", _secret("X-Token: letmein", "X-Token:")),
         deny("underscore", _secret("X_Token: letmein")),
         deny("underscore beside it with another value", _secret("X-Token: letmein", "X_Token: nope")),
+        *(
+            deny(f"{mark} beside it with another value", _secret("X-Token: letmein", f"X{mark}Token: nope"))
+            for mark in "!#$%&'*+.^`|~"
+        ),
+        deny("dot", _secret("X.Token: letmein")),
         deny("quoted", _secret('X-Token: "letmein"')),
         deny("in the query", head("GET /secret?X-Token=letmein")),
         deny("in a cookie", _secret("Cookie: X-Token=letmein")),

@@ -105,7 +105,7 @@ def test_knows_an_upgrade(line: bytes, lines: tuple[bytes, ...], upgrade: bytes)
 
 def test_knows_a_chunked_body() -> None:
     assert read_request_head(head(b"Transfer-Encoding: chunked")).length == CHUNKED
-    assert read_request_head(head(b"transfer-ENCODING:  chunked ")).length == CHUNKED
+    assert read_request_head(head(b"transfer-ENCODING:  chunked")).length == CHUNKED
 
 
 def test_http_1_0_needs_no_host() -> None:
@@ -183,6 +183,7 @@ def test_refuses_a_head_without_its_blank_line(end: bytes) -> None:
         (b"Transfer-Encoding: Chunked",),
         (b"Transfer-Encoding:\tchunked",),
         (b"Transfer-Encoding: chunked\t",),
+        (b"Transfer-Encoding: chunked ",),
         (b"Transfer-Encoding: chunked;q=1",),
         (b"Transfer-Encoding: \xa0chunked",),
         (b"Transfer-Encoding: chunked, identity",),
@@ -197,7 +198,11 @@ def test_refuses_a_head_without_its_blank_line(end: bytes) -> None:
         (b"Content-Length: 5 5",),
         (b"Content-Length: \xb2",),
         (b"Content-Length: 1000000000000000",),
+        (b"Content-Length: 05",),
+        (b"Content-Length: 00",),
         (b"Content_Length: 5",),
+        (b"Content.Length: 5",),
+        (b"Content-Length: 5", b"Transfer~Encoding: chunked"),
         (b"transfer_encoding: chunked",),
     ],
 )
@@ -276,6 +281,17 @@ def test_finds_all_values_of_a_header() -> None:
     assert header_values(raw, b"a-b") == [b"\xe9"]
     assert header_values(raw, b"get /jobs http/1.1\r") == []
     assert header_values(raw, b"none") == []
+
+
+@pytest.mark.parametrize("mark", [bytes((byte,)) for byte in b"!#$%&'*+-.^_`|~"])
+def test_a_name_with_other_marks_counts_beside_the_right_one_and_never_for_it(mark: bytes) -> None:
+    """CGI: HTTP_X_A_1 is all of them."""
+    other = b"X" + mark + b"a-1: other"
+    for name in (b"x-a-1", b"x_a-1", b"x.a_1"):
+        assert header_values(head(name + b": one", other), name) == [b"one", b"other"]
+        assert header_values(head(name + b": one", b"XA-1: n", b"X-A1: n", b"X--A-1: n"), name) == [b"one"]
+        if other.lower().partition(b":")[0] != name:
+            assert header_values(head(other), name) == []
 
 
 CUT = [

@@ -148,7 +148,8 @@ def test_half_an_answers_head_is_not_mixed_with_the_refusal(talk: Any) -> None:
 
 @SIZES
 @pytest.mark.parametrize(
-    "name", [b"Authorization", b"cookie", b"X-HTTP-Method-Override", b"x_original_url", b"X-Token", b"x_token"]
+    "name",
+    [b"Authorization", b"cookie", b"X-HTTP-Method-Override", b"x_original_url", b"X-Token", b"x_token", b"x.token"],
 )
 def test_no_trailer_may_be_a_header_that_decides(start: Callable[..., Any], name: bytes, size: int) -> None:
     """A server that merges trailers into the head would act on what no rule has seen."""

@@ -166,7 +166,7 @@ REQUESTS = {
     "names": lines(b"GET /jobs HTTP/1.1", b"Host: jobs", b"!#$%&'*+-.^_`|~09Az: x", b"Content-Lengthy: 5"),
     "repeated": lines(b"GET /jobs HTTP/1.1", b"Host: jobs", b"Cookie: a", b"Cookie: b", b"cookie: a"),
     "proxy-connection": lines(b"GET /jobs HTTP/1.1", b"Host: jobs", b"Proxy-Connection: close", b"Keep-Alive: 300"),
-    "zeros": lines(b"POST /jobs HTTP/1.1", b"Host: jobs", b"Content-Length: 000"),
+    "zero": lines(b"POST /jobs HTTP/1.1", b"Host: jobs", b"Content-Length: 0"),
 }  # fmt: skip
 
 
