@@ -69,7 +69,8 @@ class PatternSet:
 
     def matching(self, text: bytes) -> set[str]:
         """Return the patterns that match all of `text`. Raises MemoryError, then none is known to match or not."""
-        found = {pattern for shard in self._shards for pattern in shard(text)}
+        shards = self._shards
+        found = set(shards[0](text)) if len(shards) == 1 else {pattern for shard in shards for pattern in shard(text)}
         literal = self._literals.get(text)
         if literal is not None:
             found.add(literal)

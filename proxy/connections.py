@@ -54,12 +54,14 @@ class Connection:
     __slots__ = (
         "client",
         "closed",
+        "dialled",
         "due",
         "held",
         "host",
         "progress",
         "reason",
         "record",
+        "requests",
         "server",
         "source",
         "spliced",
@@ -80,6 +82,8 @@ class Connection:
         self.record = record
         self.source: tuple[IPAddress, int] | None = None  # the client's address, where the server tells it
         self.use = use
+        self.dialled = (record.address, record.port)
+        self.requests = 0  # logged for themselves
         self.closed = False
         self.spliced = False
         self.reason = Reason.NONE
@@ -97,9 +101,8 @@ class Connection:
     def start(self) -> None:
         """Register both legs; the dial must be under way."""
         edge = self.host.edge
-        for end in (self.client, self.server):
-            edge.add(end)
-            edge.watch(end)
+        edge.add(self.client)
+        edge.add(self.server)
         self.wake_at(min(self.started + self.host.config.connect_timeout_s, self.first_deadline()))
 
     def first_deadline(self) -> float:
@@ -218,6 +221,13 @@ class Connection:
     def lost(self, reason: Reason) -> None:
         """The connection ends now, whatever the layer still waits for."""
 
+    def taken_bytes(self) -> int:
+        """As `moved_bytes`, but what the peers have acknowledged counts, and not what our socket took for them.
+
+        A socket with a full buffer takes nothing for as long as a slow reader needs for a third of it.
+        """
+        return self.moved_bytes() - self.client.unacknowledged() - self.server.unacknowledged()
+
     def moved_bytes(self) -> int:
         return self.client.received + self.server.received + self.client.sent + self.server.sent
 
@@ -245,13 +255,14 @@ class Connection:
             reason=self.reason or (denial_of(record) if is_audited else Reason.NONE),
             rule=record.rule,
             kind=self.kind,
-            dialled=(record.address, record.port),
+            dialled=self.dialled,
             started=self.wall,
             duration_s=time.monotonic() - self.started,
             request_bytes=self.server.sent,
             response_bytes=self.client.sent,
             path="splice" if self.spliced else "relay",
             source=self.source,
+            requests=self.requests,
         )
 
 

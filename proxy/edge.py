@@ -14,11 +14,13 @@ Three rules keep it honest:
 import _socket
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import select
 import socket
 import struct
+import termios
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -194,6 +196,15 @@ class End(RelayEnd):
         if number:
             raise LegError(self, number)
 
+    def unacknowledged(self) -> int:
+        """How many bytes wait in the socket for the peer to take them (tcp(7), SIOCOUTQ)."""
+        if self.closed:
+            return 0
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0" * 4))[0])
+        except OSError:
+            return 0
+
     def is_connected(self) -> bool:
         try:
             self.sock.getpeername()
@@ -314,7 +325,10 @@ class Edge:
             owner.crashed()
 
     def add(self, end: End) -> None:
+        """Own a new end and wait for what it sends."""
         self._ends[end.fd] = end
+        self._epoll.register(end.fd, IN)
+        end.mask = IN
 
     def watch(self, end: End) -> None:
         """Tell epoll what `end` waits for, if that changed."""

@@ -74,6 +74,30 @@ class _Ends:
     text: str
 
 
+@dataclass(slots=True)
+class _Said:
+    """The texts around what differs from one request to the next; kept with the head that they tell of."""
+
+    writer: "FlowWriter"
+    verdict: str
+    reason: Reason
+    opaque: str
+    path: str
+    call: str
+    judged: str
+
+    def holds(self, entry: HttpEntry, writer: "FlowWriter") -> bool:
+        """The rule is the head's own: it goes with the verdict."""
+        http = entry.http
+        return (
+            self.reason is http.reason
+            and self.verdict is http.verdict
+            and self.path == entry.path
+            and self.opaque == http.opaque
+            and self.writer is writer
+        )
+
+
 class FlowWriter:
     """Make flow lines for one workload."""
 
@@ -83,6 +107,7 @@ class FlowWriter:
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._shapes: dict[_Shape, tuple[str, str]] = {}
+        self._http_shapes: dict[tuple[int, int, int, str, str], tuple[str, str]] = {}
         self._texts = AddressTexts()
         self._peers: dict[int, tuple[ConnectionRecord, str, str]] = {}  # texts by the record's id: see AddressTexts
         self._ends: dict[tuple[int, int], _Ends] = {}
@@ -104,22 +129,41 @@ class FlowWriter:
         )
 
     def request(self, entry: HttpEntry) -> str:
-        http = entry.http
-        shape = ("L7", http.verdict, http.reason, http.rule, entry.path, "http", http.opaque)
-        happened, judged = self._shapes.get(shape) or self._shape(*shape)
-        url = quoted(http.path.decode("latin-1"))
+        http, notes = entry.http, entry.http.notes
+        said = None if notes is None else notes.log
+        if type(said) is not _Said or not said.holds(entry, self):
+            said = self._said(entry)
+            if notes is not None:
+                notes.log = said
         duration_s = http.finished - http.started
         latency_s = http.answered - http.started if http.answered else duration_s
         return (
             f'{{"time":"{self._time(entry.started)}","uuid":"{http.event or f"{self._prefix}-{next(self._numbers)}"}"'
-            f',"l7":{{"type":"REQUEST","latency_ns":{max(latency_s * 1e9, 0.0):.0f},"http":{{"code":{http.status}'
-            f',"method":{quoted(http.method.decode("latin-1"))},"url":{_without_query(url) if http.has_query else url}'
-            f',"protocol":"HTTP/1.1","host":{quoted(http.host.decode("latin-1"))}}}}}'
-            f",{happened}{self._ends_text(entry.record, entry.source, entry.dialled)}{judged}"
+            f',"l7":{{"type":"REQUEST","latency_ns":{max(round(latency_s * 1e9), 0)},"http":{{"code":{http.status}'
+            f"{said.call}{self._ends_text(entry.record, entry.source, entry.dialled)}{said.judged}"
             f',"bytes_sent":{http.request_bytes},"bytes_received":{http.response_bytes}'
-            f',"duration_ms":{max(duration_s * 1e3, 0.0):.3f}'
+            f',"duration_ms":{max(round(duration_s * 1e6), 0) / 1000}'
             f"{self._denial(http) if http.detail or http.nearest else ''}}}}}"
         )
+
+    def _said(self, entry: HttpEntry) -> "_Said":
+        """What all requests with one head, one decision and one path have in common."""
+        http = entry.http
+        # Members of an enumeration are hashed by a call of Python's own; there is one object of each.
+        key = (id(http.verdict), id(http.reason), http.rule, entry.path, http.opaque)
+        shape = self._http_shapes.get(key)
+        if shape is None:
+            shape = self._shape("L7", http.verdict, http.reason, http.rule, entry.path, "http", http.opaque)
+            if len(self._http_shapes) >= MAX_SHAPES:
+                self._http_shapes.clear()
+            self._http_shapes[key] = shape
+        happened, judged = shape
+        url = quoted(http.path.decode("latin-1"))
+        call = (
+            f',"method":{quoted(http.method.decode("latin-1"))},"url":{_without_query(url) if http.has_query else url}'
+            f',"protocol":"HTTP/1.1","host":{quoted(http.host.decode("latin-1"))}}}}},{happened}'
+        )
+        return _Said(self, http.verdict, http.reason, http.opaque, entry.path, call, judged)
 
     def kernel(self, event: KernelEvent) -> str:
         reason = Reason(event.reason)

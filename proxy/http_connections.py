@@ -189,7 +189,7 @@ class HttpConnection(Connection):
 
     def timer(self, now: float) -> None:
         if self.closing:
-            moved = self.moved_bytes()
+            moved = self.taken_bytes()
             if moved == self.progress:
                 self.abort(self.reason)
                 return
@@ -199,10 +199,14 @@ class HttpConnection(Connection):
         if self._has_stalled(now):
             self.abort(Reason.IDLE_TIMEOUT)
             return
-        if self.client.queued and self.conversation.is_reading_head and now >= self.conversation.deadline:
-            # Its own answers keep the client from being read: what it sent of the head may be here for long.
-            self.conversation.extend_head(now)
-        self._obey(self.conversation.timer(now))
+        conversation = self.conversation
+        if self.client.queued and now >= conversation.deadline:
+            # While bytes wait for the client, nobody is read: what is due of a head may be here for long.
+            if conversation.is_reading_head:
+                conversation.extend_head(now)
+            elif conversation.is_reading_answer_head:
+                conversation.extend_answer_head(now)
+        self._obey(conversation.timer(now))
         self._keep_time()
 
     def _has_stalled(self, now: float) -> bool:
@@ -210,7 +214,7 @@ class HttpConnection(Connection):
         if not self.client.queued and not self.server.queued:
             self.stalled = -1
             return False
-        moved = self.moved_bytes()
+        moved = self.taken_bytes()
         if moved == self.stalled:
             return now >= self.stalled_since + self.conversation.context.config.stall_timeout_s
         self.stalled, self.stalled_since = moved, now
@@ -319,7 +323,7 @@ class HttpConnection(Connection):
         self.closing = True
         self.reason = reason
         self.client.eof = self.server.eof = True
-        self.progress = self.moved_bytes()
+        self.progress = self.taken_bytes()
         self.due = float("inf")
         self.wake_at(self.host.edge.now + self.host.config.close_timeout_s)
         self._close_what_is_empty()

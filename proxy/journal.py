@@ -54,9 +54,11 @@ class Journal:
     def log(self, entry: LogEntry) -> None:
         """Keep the entry for the next flush: by then it is known who the process is."""
         if isinstance(entry, HttpEntry):
-            if entry.http.verdict is Verdict.DROPPED and entry.http.event and self._denials.take():
+            if entry.http.event and entry.http.verdict is Verdict.DROPPED and self._denials.take():
                 layer = self._layers.get(entry.record.ruleset)
                 self._tell(denial_of_request(entry, layer.rule_name(entry.http.rule) if layer else ""))
+        elif entry.requests and not entry.reason:
+            return  # its requests have said it all
         elif entry.record is None:
             if not self._strangers.take():
                 return  # anybody on the host may knock at the listener: the server counts it all, the log has some

@@ -23,6 +23,7 @@ class ConnectionEntry:
     response_bytes: int  # taken by the client's socket
     path: str  # 'splice' if any stretch went through the kernel, else 'relay'
     source: tuple[IPAddress, int] | None = None  # the client's address, where it came to the proxy by itself
+    requests: int = 0  # that were logged for themselves
 
 
 @dataclass(slots=True)

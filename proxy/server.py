@@ -45,6 +45,7 @@ CLIENT_TROUBLE = frozenset(
     )
 )
 IPPROTO_TCP, TCP_NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)  # an IntEnum takes longer
+SOCK_STREAM = int(socket.SOCK_STREAM)
 UNDER_WAY = frozenset((0, errno.EINPROGRESS, errno.EALREADY))
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class Server:
     ) -> None:
         self.config = config
         self.http_config = http_config or HttpConfig()
-        self.counters: Counter[Reason] = Counter()  # connections by the reason for their end
+        self.counters: Counter[Reason] = Counter()  # connections that did not end in order, by reason
         self.http_counters: Counter[Reason] = Counter()  # requests likewise
         self.accepted = 0
         self.connections: set[Connection] = set()
@@ -200,16 +201,14 @@ class Server:
         connection.use.connections -= 1
         if not connection.use.connections:
             self._use.pop(connection.record.workload, None)
-        self.report(entry)
+        self.report(entry, entry.reason)
         if not self.connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
-    def report(self, entry: LogEntry) -> None:
-        """Count and log; a sink that fails harms nobody."""
-        if isinstance(entry, ConnectionEntry):
-            self.counters[entry.reason] += 1
-        else:
-            self.http_counters[entry.http.reason] += 1
+    def report(self, entry: LogEntry, reason: Reason) -> None:
+        """Count what did not go in order, and log; a sink that fails harms nobody."""
+        if reason is not Reason.NONE:
+            (self.counters if isinstance(entry, ConnectionEntry) else self.http_counters)[reason] += 1
         try:
             self._log(entry)
         except Exception:
@@ -223,6 +222,7 @@ class Server:
     # --- accepting ------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
+        family = int(listener.family)  # an IntEnum, made anew each time it is asked for
         for _ in range(self.config.accepts_per_turn):
             try:
                 fd, peer = listener._accept()  # type: ignore[attr-defined]
@@ -236,7 +236,7 @@ class Server:
                     return
                 continue
             self.accepted += 1
-            sock = RawSocket(listener.family, socket.SOCK_STREAM, 0, fd)
+            sock = RawSocket(family, SOCK_STREAM, 0, fd)
             try:
                 self._admit(sock, peer)
             except Exception:
@@ -354,16 +354,10 @@ class Server:
 
     def _log_http(self, tag: object, record: HttpRecord) -> None:
         assert isinstance(tag, HttpConnection)
-        self.report(
-            HttpEntry(
-                record=tag.record,
-                dialled=(tag.record.address, tag.record.port),
-                http=record,
-                started=tag.wall + (record.started - tag.started),
-                path="splice" if tag.spliced else "relay",
-                source=tag.source,
-            )
-        )
+        tag.requests += 1
+        started = tag.wall + (record.started - tag.started)
+        path = "splice" if tag.spliced else "relay"
+        self.report(HttpEntry(tag.record, tag.dialled, record, started, path, tag.source), record.reason)
 
     def _refuse(self, sock: RawSocket, record: ConnectionRecord | None, reason: Reason, peer: SocketAddress) -> None:
         """Reset a client that was accepted."""
@@ -388,7 +382,8 @@ class Server:
                 response_bytes=0,
                 path="relay",
                 source=None if self._source_of is None else self._source_of(peer),
-            )
+            ),
+            reason,
         )
 
     def _resume(self, listener: socket.socket) -> None:

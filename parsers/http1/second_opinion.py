@@ -22,7 +22,7 @@ _STAND_IN = b"POST"
 
 
 class _Seen:
-    """What llhttp reports."""
+    """What llhttp reports of one head."""
 
     __slots__ = ("is_complete", "is_head_complete", "lines", "target")
 

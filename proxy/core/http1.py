@@ -37,6 +37,7 @@ from racecar.proxy.core.http1_types import (
     FORWARD,
     NOTHING,
     ClientState,
+    Close,
     Command,
     Commands,
     EndClient,
@@ -47,6 +48,7 @@ from racecar.proxy.core.http1_types import (
     ToServer,
 )
 
+_CLOSE = Close()
 _IDLE, _BODY, _ANSWER = ClientState.IDLE, ClientState.BODY, ClientState.ANSWER
 _SILENT, _WAITED, _DONE, _GONE = ServerState.SILENT, ServerState.WAITED, ServerState.DONE, ServerState.GONE
 _DEAF_SWITCH = "the server left before it switched"
@@ -126,15 +128,15 @@ class HttpConversation(RequestSide):
         """Take one read from the client."""
         if self._client is _IDLE:
             call = self.context.calls.new.get(data)
-            if (
-                call is not None and call.plain and not self._unreachable
-            ):  # the whole read is a head that was allowed before
+            # The whole read is a head that was allowed before.
+            if call is not None and call.plain and not self._unreachable:
                 self._call = call
                 self._started = now
                 self._request_bytes = len(data)
                 self._client = _ANSWER
                 self._server = _WAITED
                 self._fresh = False
+                self._last = self._last or not call.keeps
                 self.deadline = inf
                 return FORWARD
         elif self._client is ClientState.OPAQUE:
@@ -144,16 +146,22 @@ class HttpConversation(RequestSide):
 
     def server_bytes(self, data: bytes, now: float) -> Commands:
         """Take one read from the server."""
-        if self._server is _WAITED and not self._last and not self._pipelined:
+        if self._server is _WAITED and not self._pipelined:
             answer = self.context.answers.new.get(data[: data.find(b"\r\n\r\n") + 4])
             call = self._call
             # A plain call has no body: it was complete when it was forwarded.
-            if answer is not None and answer.whole == len(data) and call is not None and call.plain:
+            if answer is None or answer.whole != len(data) or call is None or not call.plain or self._deaf:
+                return self._server_bytes(data, now)
+            last = self._last or not answer.keeps
+            if not last or not (call.keeps or self._ended):
                 self._answer = answer
                 self._answered = now
                 self._response_bytes += len(data)
                 self._said = self._served = True
                 self._log(Reason.NONE, now)
+                if last:
+                    self._end()
+                    return (ToClient(data), _CLOSE)
                 self._client = _IDLE
                 self._server = _SILENT
                 self.deadline = now + self.context.config.idle_timeout_s
@@ -262,9 +270,19 @@ class HttpConversation(RequestSide):
             return self._abort(self._deaf, "the server ended without an answer", now)
         return self._fail(self._deaf, "the server ended inside an answer", now)
 
+    @property
+    def is_reading_answer_head(self) -> bool:
+        """An answer's head has begun."""
+        return self._server is ServerState.HEAD
+
     def extend_head(self, now: float) -> None:
         """Give the client's head that has begun its time again: it was not the client that let it pass."""
         self.deadline = now + self.context.config.head_timeout_s
+
+    def extend_answer_head(self, now: float) -> None:
+        """Likewise for an answer's head: the server was not read meanwhile."""
+        self._head_due = now + self.context.config.head_timeout_s
+        self.deadline = min(self._head_due, self.deadline) if self.deadline > now else self._head_due
 
     def timer(self, now: float) -> Commands:
         """Do what is due if `deadline` has passed."""
@@ -489,12 +507,12 @@ class HttpConversation(RequestSide):
         keeps = self._call is not None and self._call.head.keep_alive
         self._log(Reason.NONE, now)
         self._served = True
+        if self._last and not keeps and not self._pipelined:
+            return list(self._close(self._reason))  # it said that it would not go on: nothing comes to reset its answer
         if stray:
             return list(self._linger(now, ResetServer(), Reason.UNEXPECTED_UPSTREAM_BYTES))
         if self._last:
-            # A client that said that it would not go on has nothing to send that could reset its answer.
-            is_settled = not keeps and not self._pipelined
-            return list(self._close(self._reason) if is_settled else self._linger(now))
+            return list(self._linger(now))
         self._rest(now)
         return self._take_pipelined(now)
 

@@ -23,7 +23,7 @@ from racecar.parsers.http1.fields import plain_name
 from racecar.parsers.http1.second_opinion import check_request, check_response
 from racecar.policy.engine import HttpCall, Near
 from racecar.policy.reasons import Reason
-from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, Judge
+from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, Judge, Notes
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -99,7 +99,9 @@ class Call:
         "forward",
         "has_query",
         "head",
+        "keeps",
         "nearest",
+        "notes",
         "opaque",
         "path",
         "plain",
@@ -123,6 +125,7 @@ class Call:
         self.rule = rule
         self.detail = detail
         self.nearest = nearest
+        self.notes = Notes()
         self.opaque = opaque  # what its answer may switch to: websocket, connect, tls
         self.audit = audit and reason in _AUDITED
         self.forward = reason is Reason.NONE or self.audit
@@ -130,7 +133,8 @@ class Call:
         self.has_query = bool(question)
         # Forwarded, nothing follows the head, and the answer's head alone says how the answer ends.
         follows = head.length or head.upgrade or opaque or head.method == b"HEAD"
-        self.plain = self.forward and head.keep_alive and not follows
+        self.keeps = head.keep_alive
+        self.plain = self.forward and not follows
 
 
 def tls_call(rule: int) -> Call:
@@ -142,13 +146,14 @@ def tls_call(rule: int) -> Call:
 class Answer:
     """A response's head and how its body ends if the request was not HEAD. Shared like Call."""
 
-    __slots__ = ("head", "length", "whole")
+    __slots__ = ("head", "keeps", "length", "whole")
 
     def __init__(self, head: ResponseHead) -> None:
         self.head = head
         self.length = response_length(head, method=b"")
-        counted = head.status >= 200 and head.keep_alive and self.length not in (CHUNKED, UNTIL_CLOSE)
-        self.whole = head.size + self.length if counted else 0  # size of a message that leaves the connection usable
+        counted = head.status >= 200 and self.length not in (CHUNKED, UNTIL_CLOSE)
+        self.whole = head.size + self.length if counted else 0  # size of a message that the head alone tells
+        self.keeps = head.keep_alive
 
 
 class HttpContext:

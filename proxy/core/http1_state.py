@@ -238,5 +238,6 @@ class HttpState:
                 detail,
                 nearest,
                 opaque,
+                None if call is None else call.notes,
             ),
         )

@@ -109,6 +109,15 @@ class Verdict(StrEnum):
     AUDIT = "AUDIT"  # forwarded, though the rules deny it
 
 
+class Notes:
+    """Room for what the log makes of a head once, and uses for every request with the same bytes."""
+
+    __slots__ = ("log",)
+
+    def __init__(self) -> None:
+        self.log: object = None
+
+
 @dataclass(slots=True)
 class HttpRecord:
     """One request, once it is over. Bytes are untrusted: escape them. The query string is not kept."""
@@ -130,6 +139,7 @@ class HttpRecord:
     detail: str  # what was seen, for a refusal or an abort; may quote nothing of the request
     nearest: tuple[Near, ...] = ()  # for a denial: the rules that came closest, and what of them failed
     opaque: str = ""  # websocket, connect or tls: what the bytes became that were passed on unread
+    notes: Notes | None = None  # of the request's head, for who writes the log
 
 
 class Judge(Protocol):

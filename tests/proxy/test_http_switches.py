@@ -1,5 +1,6 @@
 """Real sockets: protocols that a rule grants and that are passed on unread, requests that wait for the one before."""
 
+import contextlib
 import hashlib
 import socket
 import threading
@@ -227,3 +228,36 @@ def test_without_that_it_is_reset(relay: Any) -> None:
     close_origin(relay)
     with pytest.raises(ConnectionResetError):
         relay.dial().recv(1)
+
+
+@pytest.mark.slow
+def test_a_reader_that_takes_little_at_a_time_is_no_reader_that_takes_nothing(start: Callable[..., Any]) -> None:
+    relay = start("http", http=HttpConfig(stall_timeout_s=0.3), timer_step_s=0.05)
+    client = socket.socket()
+    relay.sockets.append(client)
+    client.settimeout(20)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(relay.address)
+    server = relay.accept()
+    client.sendall(ALLOWED)
+    read_exactly(server, len(ALLOWED))
+    server.settimeout(20)
+    size = 32 << 20
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+
+    def send() -> None:
+        with contextlib.suppress(OSError):  # the end of the test
+            server.sendall(head + b"a" * size)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    while not relay.ask(lambda: any(c.client.queued for c in relay.server.connections)):
+        pass
+    began = relay.ask(lambda: relay.server.edge.now)
+    while relay.ask(lambda: relay.server.edge.now) < began + 1.2:
+        assert client.recv(512)
+        threading.Event().wait(0.02)  # the pace of the reader
+        relay.ask(relay.server.edge.turn)
+    assert relay.entries == []
+    client.close()
+    sending.join()
