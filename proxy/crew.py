@@ -19,12 +19,14 @@ from typing import NoReturn
 
 import uvloop
 
+from racecar.proxy.limits import DescriptorLimitError
 from racecar.proxy.processes import Deaths, caught
 from racecar.proxy.say import say
 from racecar.proxy.serving import Service, Stop, serve
 
-GIVEN_UP = 1
+GIVEN_UP, CANNOT_START = 1, 2
 STOP, STOP_NOW, READY = b"s", b"n", b"r"
+MAX_WORD_BYTES = 1000
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,9 @@ class Crew:
                     listener.close()
             uvloop.run(_work(self._service, self._listeners[number], line))
             code = 0
+        except DescriptorLimitError as failed:
+            line.send(str(failed).encode())  # the parent says it, once for all workers
+            code = CANNOT_START
         except BaseException:
             logger.exception("a worker ends")
         finally:
@@ -109,13 +114,23 @@ class Crew:
 
     def _see_who_is_ready(self) -> None:
         for worker in self._workers.values():
-            if worker.is_starting:
-                with contextlib.suppress(BlockingIOError):
-                    worker.is_ready = worker.line.recv(1) == READY
-                    worker.is_starting = False
+            self._hear(worker)
         if not self._is_told and all(worker.is_ready for worker in self._workers.values()):
             self._is_told = True
             say(f"listening on {self._place}")
+
+    def _hear(self, worker: Worker) -> None:
+        """The first word of a worker: that it serves, or why it cannot."""
+        if not worker.is_starting:
+            return
+        with contextlib.suppress(BlockingIOError):
+            word = worker.line.recv(MAX_WORD_BYTES)
+            worker.is_starting = False
+            worker.is_ready = word == READY
+            if word and not worker.is_ready and not self._is_stopping:
+                say(word.decode(errors="replace"))
+                self._code = CANNOT_START
+                self._stop(STOP)
 
     def _take_signals(self, wakeup: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -138,6 +153,7 @@ class Crew:
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if not pid:
                 continue
+            self._hear(worker)  # its word may have come just now
             worker.line.close()
             del self._workers[number]
             if not self._is_stopping:

@@ -56,6 +56,10 @@ class WorkloadUse:
         return more <= 0 or self.held <= self.budget
 
 
+class DescriptorLimitError(ValueError):
+    """This process may have too few open files to serve. The text says how many, and the way out."""
+
+
 class Descriptors:
     """Count descriptors and keep one in reserve, so that even at the limit a connection can be accepted and reset.
 
@@ -68,9 +72,10 @@ class Descriptors:
         self.used = len(os.listdir("/proc/self/fd"))
         self._headroom = headroom
         if self.limit - headroom - self.used < 2:
-            raise ValueError(
+            self.close()
+            raise DescriptorLimitError(
                 f"descriptor limit {self.limit} leaves no room: {self.used} in use, head-room {headroom}; "
-                "raise it (ulimit -n, LimitNOFILE=) or lower descriptor_headroom"
+                "raise it (ulimit -n, LimitNOFILE=) or lower descriptorHeadroom (--config)"
             )
 
     def room_for(self, count: int) -> bool:

@@ -12,7 +12,7 @@ from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.crew import Crew
 from racecar.proxy.flows import FlowSource
-from racecar.proxy.limits import Descriptors, EdgeConfig
+from racecar.proxy.limits import DescriptorLimitError, Descriptors, EdgeConfig
 from racecar.proxy.pipes import affordable_pipes
 from racecar.proxy.places import Place, PlaceError, canonical, listeners_on, place_from, reached, shown
 from racecar.proxy.plain import is_own, own_addresses
@@ -52,7 +52,7 @@ def run(options: RunOptions) -> int:
     try:
         with contextlib.ExitStack() as stack:
             return _run(options, stack)
-    except (RunError, PlaceError) as failed:
+    except (RunError, PlaceError, DescriptorLimitError) as failed:
         say(str(failed))
     except OSError as failed:
         say(f"{failed.strerror or failed}{f': {failed.filename}' if failed.filename else ''}")
@@ -90,10 +90,10 @@ def _service(options: RunOptions, upstream: Place, stack: contextlib.ExitStack) 
     compiled = options.compiled
     try:
         check_name(instance)
-        Descriptors(headroom=options.edge.descriptor_headroom).close()  # each worker asks again
     except ValueError as failed:
         raise RunError(str(failed)) from None
     edge = options.edge
+    Descriptors(headroom=edge.descriptor_headroom).close()  # each process asks again, with more open
     if edge.max_pipes is None and options.workers > 1:
         edge = replace(edge, max_pipes=max(1, affordable_pipes() // options.workers))  # one user's budget for all
     log_fd = _open_log(options.access_log, stack)

@@ -5,9 +5,11 @@ starts the proxy and the command, forwards signals, writes down what the kernel 
 """
 
 import contextlib
+import errno
 import logging
 import os
 import pwd
+import resource
 import secrets
 import select
 import signal
@@ -88,6 +90,9 @@ def run(options: ExecOptions) -> int:
 
 def _text_of(failed: OSError) -> str:
     text = failed.strerror or str(failed)
+    if failed.errno == errno.EMFILE:  # the loader's own: no headroom would help
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"too many open files: a descriptor limit of {limit} is too small; raise it (ulimit -n, LimitNOFILE=)"
     if isinstance(failed, BpfError):
         return f"{text}; `racecar doctor` says what is missing"
     return f"{text}: {failed.filename}" if failed.filename else text
@@ -230,6 +235,8 @@ class _Session:
             raise SessionError(f"the proxy did not start: {failed}") from None
         finally:
             os.close(records)
+        if received is not None and isinstance(text := received[0].get("failed"), str):
+            raise SessionError(f"the proxy did not start: {text}")
         if received is None or "ready" not in received[0]:
             raise SessionError("the proxy is not ready")
         self.channel.set_blocking(False)

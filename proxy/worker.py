@@ -25,7 +25,7 @@ from racecar.proxy.core.http1_types import HttpConfig
 from racecar.proxy.flows import FlowSource, FlowWriter
 from racecar.proxy.journal import LAST_LINES_S, Journal
 from racecar.proxy.layers import Layer
-from racecar.proxy.limits import EdgeConfig
+from racecar.proxy.limits import DescriptorLimitError, EdgeConfig
 from racecar.proxy.processes import take_all_descriptors
 from racecar.proxy.server import Server, bequeath
 from racecar.proxy.sink import LineSink
@@ -76,6 +76,9 @@ def _become_worker(plan: WorkerPlan, channel: Channel, forget: Callable[[], None
             os._exit(1)
         uvloop.run(_serve(plan, channel, listeners))
         code = 0
+    except DescriptorLimitError as failed:
+        with contextlib.suppress(ChannelClosed):
+            channel.send({"failed": str(failed)})
     except ChannelClosed:
         code = 0  # the loader is gone or wants us gone
     except BaseException:

@@ -362,7 +362,14 @@ CASES = [
         "descriptors are short",
         [],
         "ulimit -n 20;",
-        "Too many open files",
+        "too many open files: a descriptor limit of 20 is too small",
+    ),
+    (
+        "descriptors are too short for the headroom",
+        ["--config", "/mnt/config"],
+        "mount -t tmpfs none /mnt; printf '%s\\n' 'apiVersion: racecar.io/v1' 'kind: RacecarConfig' "
+        "'spec: {limits: {descriptorHeadroom: 150}}' > /mnt/config; ulimit -n 150;",
+        "racecar: the proxy did not start: descriptor limit 150 leaves no room: ",
     ),
 ]
 

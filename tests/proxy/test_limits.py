@@ -333,7 +333,7 @@ def test_a_resolver_that_fails_resets_its_client_only(relay: Any, caplog: Any) -
 
 
 def test_a_limit_without_room_is_said_at_start() -> None:
-    with pytest.raises(ValueError, match=r"leaves no room.*ulimit -n"):
+    with pytest.raises(ValueError, match=r"leaves no room.*ulimit -n.*lower descriptorHeadroom"):
         Descriptors(headroom=1 << 30)
 
 

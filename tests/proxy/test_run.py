@@ -434,6 +434,27 @@ def test_nothing_selected_may_be_meant_but_not_under_strict(
     assert "pass --allow-unselected without --strict" in strict.lines[0]
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_too_few_descriptors_are_a_line_and_2(folder: Path, workers: str) -> None:
+    """Whoever notices: the first look at them, or the process that serves, which has more of them open."""
+    policy = folder / "policy.yaml"
+    policy.write_text(egress(80))
+    places = ("--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:80")
+    command = [*RACECAR, "run", "--no-bpf", *places, "--policy", str(policy), *SELECTED, "--workers", workers]
+    for limit in (70, 74, 78):
+        done = subprocess.run(
+            ["/bin/sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, limit
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"racecar: descriptor limit {limit} leaves no room: ")
+        assert line.endswith("lower descriptorHeadroom (--config)")
+
+
 def test_strict_refuses_audit(start: Callable[..., Run], origin: socket.socket) -> None:
     run = start(egress(port_of(origin)), origin, "--strict", "--audit")
     assert run.ended() == 2
