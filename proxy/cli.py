@@ -245,14 +245,19 @@ def _compiled(
 
 
 def _must_be_selected(arguments: argparse.Namespace, compiled: "CompiledWorkload", hint: str) -> None:
-    """Raises _Refused if no policy selects the workload and nobody said that this is meant."""
-    if compiled.selected or (arguments.allow_unselected and not arguments.strict):
+    """Raises _Refused if no policy selects the workload and nobody said that this is meant; says it if so."""
+    if compiled.selected:
         return
-    shown = ",".join(f"{key}={value}" for key, value in arguments.labels.items()) or "none"
-    raise _Refused(
+    labels = ",".join(f"{key}={value}" for key, value in arguments.labels.items()) or "none"
+    unselected = (
         f"no policy selects this {'command' if arguments.verb == 'exec' else 'workload'} for {compiled.direction} "
-        f"(labels: {shown}; namespace: {arguments.namespace}): nothing would be enforced. "
-        f"Correct --labels or --namespace{hint}, or pass --allow-unselected"
+        f"(labels: {labels}; namespace: {arguments.namespace}): nothing"
+    )
+    if arguments.allow_unselected and not arguments.strict:
+        _print(f"racecar: warning: {unselected} is enforced (--allow-unselected)")
+        return
+    raise _Refused(
+        f"{unselected} would be enforced. Correct --labels or --namespace{hint}, or pass --allow-unselected"
         f"{' without --strict' if arguments.strict else ''}"
     )
 

@@ -281,6 +281,18 @@ def test_exec_starts_with_an_ingress_policy_of_others(
     assert capsys.readouterr().err == ""
 
 
+def test_exec_says_that_nothing_is_enforced(
+    policy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_root()
+    monkeypatch.setattr("racecar.proxy.session.run", lambda options: 7)
+    assert ended("exec", "--policy", policy, "--allow-unselected", "--", "true") == 7
+    assert capsys.readouterr().err == (
+        "racecar: warning: no policy selects this command for egress (labels: none; namespace: default): "
+        "nothing is enforced (--allow-unselected)\n"
+    )
+
+
 def test_exec_takes_a_configuration(
     policy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

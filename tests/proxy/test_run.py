@@ -429,6 +429,10 @@ def test_nothing_selected_may_be_meant_but_not_under_strict(
     with run.dial() as client:
         client.sendall(b"anything")
         assert read(client, len(ANSWER)) == ANSWER
+    assert run.lines[0] == (
+        "racecar: warning: no policy selects this workload for egress (labels: app=tweeter,role=other; "
+        "namespace: other): nothing is enforced (--allow-unselected)"
+    )
     strict = start(egress(1), busy_origin, *options, "--strict")
     assert strict.ended() == 2
     assert "pass --allow-unselected without --strict" in strict.lines[0]
