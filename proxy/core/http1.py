@@ -226,8 +226,11 @@ class HttpConversation(RequestSide):
         if state is ServerState.OPAQUE:
             self._server_ended = True
             return self._opaque_over(now) if self._ended else (EndClient(),)
-        if state in (_DONE, _GONE):
-            return NOTHING  # DONE: it may still read
+        if state is _DONE:  # it may still read the body, and answers no more
+            self._last = True
+            return NOTHING
+        if state is _GONE:
+            return NOTHING
         reason, detail = self._deaf or Reason.UPSTREAM_CLOSED, "the server ended without an answer"
         if state is _WAITED and self._served and not self._deaf and not self._response_bytes:
             self._log(reason, now, detail)  # a client repeats a request that met the end of a kept connection
@@ -517,7 +520,7 @@ class HttpConversation(RequestSide):
         return self._take_pipelined(now)
 
     def _answered_early(self, now: float) -> Commands:
-        """The answer is complete, the body is not: it goes on to its end, and no request is taken behind it."""
+        """The answer is complete, the body is not: it goes on to its end."""
         call, answer = self._call, self._answer
         assert call is not None
         assert answer is not None
@@ -526,7 +529,7 @@ class HttpConversation(RequestSide):
             # RFC 9110 10.1.1: after a final status no body may follow, and this server may not wait for one: the
             # client's next bytes may be a request to it.
             return self._shed(Reason.NONE, "answered by the server before its body", now)
-        self._server, self._last = _DONE, True
+        self._server = _DONE
         return NOTHING
 
     def _shed(self, reason: Reason, detail: str, now: float) -> Commands:

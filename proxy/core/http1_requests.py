@@ -170,9 +170,13 @@ class RequestSide(HttpState):
             self.deadline = min(now + self.context.config.idle_timeout_s, self._head_due)
 
     def _body_followed(self, now: float) -> Commands:
-        """The body that was answered before its end is complete."""
+        """The body that was answered before its end is complete, and the server said nothing meanwhile."""
         self._log(Reason.NONE, now, "answered before the body was complete")
-        return self._linger(now)
+        self._served = True
+        if self._last:
+            return self._linger(now)
+        self._rest(now)
+        return tuple(self._take_pipelined(now))
 
     # --- TLS that a rule passes through
 

@@ -78,7 +78,7 @@ class ClientState(Enum):
 
     IDLE = 0  # a new request: HEAD, BODY, ANSWER, DRAIN, HELLO, IDLE (denied), LINGER
     HEAD = 1  # a head that has begun
-    BODY = 2  # the body of a forwarded request: ANSWER, SHED, or LINGER if the answer was complete before
+    BODY = 2  # the body of a forwarded request: ANSWER, SHED, or IDLE, LINGER if the answer was complete before
     ANSWER = 3  # a request behind the outstanding one, kept until its answer is complete: IDLE, OPAQUE, LINGER
     DRAIN = 4  # the body of a refused request: IDLE, LINGER
     SHED = 5  # nothing: the server takes no more, its answer is still awaited, all is dropped: LINGER

@@ -74,7 +74,6 @@ def test_an_upload_is_taken_to_its_end_though_the_answer_came_early(
     assert client == "curl" or [body[:2_000_000] for body in uploads] == [pattern(2_000_000)]
 
 
-@pytest.mark.xfail(strict=True, reason="the connection is closed once such an upload has ended")
 def test_a_connection_outlives_an_answer_that_came_before_the_upload_had_ended(
     make_proxy: Callable[..., Proxy],
 ) -> None:

@@ -116,24 +116,42 @@ def read_exactly(sock: socket.socket, count: int) -> bytes:
     return got
 
 
-@pytest.mark.parametrize("behind", [b"", b"GET /applicants HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["alone", "followed"])
+@pytest.mark.parametrize("together", [True, False])
 @LENGTHS
-def test_a_body_that_was_answered_is_forwarded_to_its_end(
-    relay: Any, read_all: Any, length: int, behind: bytes
+def test_a_body_that_was_answered_is_forwarded_to_its_end_and_then_the_next_request(
+    relay: Any, length: int, together: bool
 ) -> None:
+    get = b"GET /jobs HTTP/1.1\r\nHost: a\r\n\r\n"
     client, server = begin(relay, length)
     server.sendall(OK)
     assert read_exactly(client, len(OK)) == OK
-    client.sendall(b"b" * (length - 1000) + behind)
+    client.sendall(b"b" * (length - 1000) + (get if together else b""))
+    assert read_exactly(server, length) == b"a" * 1000 + b"b" * (length - 1000)
+    if not together:
+        client.sendall(get)
+    assert read_exactly(server, len(get)) == get
+    server.sendall(OK)
+    assert read_exactly(client, len(OK)) == OK
+    client.close()
+    early, next_, connection = relay.wait_for_entries(3)
+    assert (early.http.status, early.http.reason) == (200, Reason.NONE)
+    assert early.http.detail == "answered before the body was complete"
+    assert (next_.http.status, next_.http.detail) == (200, "")
+    assert connection.reason is Reason.NONE
+
+
+@LENGTHS
+def test_a_body_that_was_answered_by_a_server_that_closes_is_the_last(relay: Any, read_all: Any, length: int) -> None:
+    client, server = begin(relay, length)
+    server.sendall(TOO_LARGE)
+    assert read_exactly(client, len(TOO_LARGE)) == TOO_LARGE
+    client.sendall(b"b" * (length - 1000))
     assert read_all(server) == b"a" * 1000 + b"b" * (length - 1000)
     assert read_all(client) == b""
     client.close()
-    entries = relay.wait_for_entries(2)
-    while not isinstance(entries[-1], ConnectionEntry):  # a request behind the body is logged if one read held both
-        entries = relay.wait_for_entries(len(entries) + 1)
-    assert (entries[0].http.status, entries[0].http.reason) == (200, Reason.NONE)
-    assert entries[0].http.detail == "answered before the body was complete"
-    assert entries[-1].reason is Reason.NONE
+    early, connection = relay.wait_for_entries(2)
+    assert (early.http.status, early.http.detail) == (413, "answered before the body was complete")
+    assert connection.reason is Reason.NONE
 
 
 def test_a_body_that_was_answered_is_forwarded_at_the_pace_of_its_server(

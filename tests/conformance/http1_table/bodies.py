@@ -131,8 +131,13 @@ EARLY = Group(
     "RFC 9112 9.3.2, 9.5 and RFC 9110 7.5 (a server may answer early); desynchronisation by early answers",
     (
         Case(
-            "the body goes on to its end and nothing may follow",
+            "the body goes on to its end, and the connection with it",
             (allowed(_LONG + b"hello", OK), goes_on(b"hello")),
+            Then.OPEN,
+        ),
+        Case(
+            "the client closes, the body goes on",
+            (allowed(head("POST /jobs", "Content-Length: 10", "Connection: close") + b"hello", OK), goes_on(b"hello")),
             Then.CLOSED,
         ),
         Case(
@@ -143,7 +148,7 @@ EARLY = Group(
         Case(
             "chunked",
             (allowed(chunked(b"5\r\nhello"), OK), goes_on(b"\r\n0\r\n\r\n")),
-            Then.CLOSED,
+            Then.OPEN,
         ),
         Case(
             "the rest of the body looks like a request",
@@ -151,7 +156,7 @@ EARLY = Group(
                 allowed(head("POST /jobs", f"Content-Length: {5 + len(APPLICANTS)}") + b"hello", OK),
                 goes_on(APPLICANTS),
             ),
-            Then.CLOSED,
+            Then.OPEN,
         ),
         Case(
             "an interim answer, then the rest",

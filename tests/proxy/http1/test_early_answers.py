@@ -39,20 +39,63 @@ def post(length: int, *lines: bytes) -> bytes:
     ("head", "first", "more", "unread"),
     [(post(9), b"abc", b"defghi", 5), (CHUNKED, b"9\r\nabc", b"defghi\r\n0\r\n\r\n", 6)],
 )
-def test_a_body_goes_on_to_its_end_behind_its_answer_and_nothing_follows_it(
+def test_a_body_goes_on_to_its_end_behind_its_answer_and_the_connection_with_it(
     talk: Any, head: bytes, first: bytes, more: bytes, unread: int, behind: bytes, size: int
 ) -> None:
     talk.sends(head + first).answers(OK)
     assert (talk.to_client, talk.rest, talk.conversation.client_unread) == (OK, [], unread)
     talk.sends(more + behind, size)
-    assert talk.to_server == head + first + more
-    assert (talk.to_client, talk.rest) == (OK, LAST_WORD)
-    talk.client(GET * 10)
-    assert talk.to_server == head + first + more
+    assert talk.to_server == head + first + more + (GET if behind == GET else b"")
+    assert (talk.statuses, talk.rest) == ([200, 403] if behind == DENIED else [200], [])
     assert (talk.records[0].status, talk.records[0].detail) == (200, "answered before the body was complete")
-    assert talk.records[0].request_bytes == len(talk.to_server)
-    surplus = behind and size > 7  # in the read that ended the body
+    assert (talk.records[0].reason, talk.records[0].request_bytes) == (Reason.NONE, len(head + first + more))
+    if behind != GET:
+        talk.sends(GET[len(behind) :] if behind == b"G" else GET)
+    said = talk.to_client
+    assert talk.answers(OK).to_client == said + OK
+    assert (talk.conversation.is_idle, talk.rest) == (True, [])
+    assert (talk.records[-1].request_bytes, talk.records[-1].detail) == (len(GET), "")
+
+
+@SIZES
+@pytest.mark.parametrize(
+    ("head", "answer", "happens"),
+    [
+        (post(9, b"Connection: close"), OK, ""),
+        (post(9).replace(b"HTTP/1.1", b"HTTP/1.0"), OK, ""),
+        (post(9), OK[:17] + b"Connection: close\r\n" + OK[17:], ""),
+        (post(9), OK.replace(b"HTTP/1.1", b"HTTP/1.0"), ""),
+        (post(9), OK, "server_eof"),
+        (post(9), OK, "drain"),
+    ],
+)
+def test_it_is_the_last_if_either_side_said_so(talk: Any, head: bytes, answer: bytes, happens: str, size: int) -> None:
+    talk.sends(head + b"abc").answers(answer)
+    if happens == "drain":
+        assert talk.conversation.drain() == NOTHING
+    elif happens:
+        assert talk.server_eof() == []
+    talk.sends(b"defghi" + GET, size)
+    assert talk.to_server == head + b"abcdefghi"
+    assert (talk.to_client, talk.rest) == (answer, LAST_WORD)
+    talk.client(GET * 10)
+    assert talk.to_server == head + b"abcdefghi"
+    assert talk.records[0].detail == "answered before the body was complete"
+    surplus = size > 7  # in the read that ended the body
     assert size == 7 or talk.reasons[1:] == ([Reason.HTTP_PIPELINED] if surplus else [])
+
+
+def test_what_the_server_says_behind_the_end_of_such_a_body_is_nobodys(talk: Any) -> None:
+    talk.sends(post(6) + b"abc").answers(OK).sends(b"def").answers(b"H")
+    assert (talk.to_client, talk.rest) == (OK, CUT_OFF)
+    assert talk.client(GET) == []
+
+
+def test_a_server_that_leaves_the_request_behind_such_a_body_is_followed(talk: Any) -> None:
+    """It has served the connection: the client may repeat the request."""
+    talk.sends(post(6) + b"abc").answers(OK).sends(b"def").sends(GET)
+    assert talk.server_eof() == LAST_WORD
+    assert talk.to_client == OK
 
 
 @SIZES
@@ -106,7 +149,7 @@ def test_a_body_that_may_not_come_is_not_forwarded_behind_a_final_answer(
 
 def test_a_body_that_the_server_asked_for_goes_on(talk: Any) -> None:
     talk.sends(post(3, b"Expect: 100-continue")).answers(b"HTTP/1.1 100 Continue\r\n\r\n" + OK).client(b"abc")
-    assert (talk.to_server[-3:], talk.rest) == (b"abc", LAST_WORD)
+    assert (talk.to_server[-3:], talk.rest) == (b"abc", [])
 
 
 @pytest.mark.parametrize("hints", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"])
@@ -142,7 +185,7 @@ def test_one_that_has_begun_unasked_goes_on(talk: Any, head: bytes, first: bytes
     talk.sends(head + first).answers(OK)
     assert (talk.to_client, talk.rest) == (OK, [])
     talk.client(more)
-    assert (talk.to_server, talk.rest) == (head + first + more, LAST_WORD)
+    assert (talk.to_server, talk.rest) == (head + first + more, [])
 
 
 def test_a_body_goes_on_while_its_answer_begins(talk: Any) -> None:
