@@ -107,6 +107,7 @@ def _service(options: RunOptions, upstream: Place, stack: contextlib.ExitStack) 
             instance, options.namespace, options.labels, compiled.rules, compiled.policies, compiled.direction
         ),
         log_fd=log_fd,
+        log_path=options.access_log,
         log_lock=log_lock,
         drain_timeout_s=options.drain_timeout_s,
         edge=edge,

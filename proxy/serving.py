@@ -19,7 +19,7 @@ from racecar.proxy.plain import PlainRecords
 from racecar.proxy.say import say
 from racecar.proxy.server import LayerPolicy, Server
 from racecar.proxy.shared_log import SharedSink
-from racecar.proxy.sink import LineSink
+from racecar.proxy.sink import STDOUT, LineSink
 from racecar.redirect.netlink import RouteWatch
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class Service:
     upstream: Place
     source: FlowSource
     log_fd: int | None
+    log_path: str | None
     log_lock: int | None  # a descriptor to take turns by, where other processes write to the log too
     drain_timeout_s: float
     edge: EdgeConfig
@@ -106,7 +107,9 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[Stop
 def _sink(service: Service) -> LineSink | None:
     if service.log_fd is None:
         return None
-    return LineSink(service.log_fd) if service.log_lock is None else SharedSink(service.log_fd, service.log_lock)
+    if service.log_lock is not None:
+        return SharedSink(service.log_fd, service.log_lock)
+    return LineSink(service.log_fd, is_stdout=service.log_path == STDOUT)
 
 
 def _renew(watch: RouteWatch, records: PlainRecords) -> None:

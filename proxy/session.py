@@ -27,7 +27,7 @@ from racecar.proxy.layers import layers_of
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.processes import RESTART_WINDOW_S, Deaths, caught
 from racecar.proxy.say import Rate, say
-from racecar.proxy.sink import LineSink, open_log
+from racecar.proxy.sink import STDOUT, LineSink, open_log
 from racecar.proxy.worker import WorkerPlan, start_worker
 from racecar.redirect import cgroups, registry
 from racecar.redirect.abi import EventKind, KernelEvent
@@ -147,11 +147,12 @@ class _Session:
             source=source,
             layers=layers_of(options.compiled),
             log_fd=log_fd,
+            log_is_stdout=options.access_log == STDOUT,
             edge=options.edge,
             http=options.http,
         )
         self.flows = FlowWriter(source, executable_of)
-        self.sink = None if log_fd is None else LineSink(log_fd)
+        self.sink = None if log_fd is None else LineSink(log_fd, is_stdout=options.access_log == STDOUT)
 
         if bring_up_loopback():
             logger.info("lo was down and is up now")

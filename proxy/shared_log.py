@@ -1,8 +1,8 @@
 """One access log for several processes.
 
-A file takes whole batches, and a pipe takes PIPE_BUF bytes at once; a longer line goes to a pipe in parts, and nobody
-may write between them. So who writes to what is no file holds a lock, until the line is whole; a process that dies
-lets go of it.
+A pipe takes PIPE_BUF bytes at once; a longer line goes to it in parts, and nobody may write between them. So who writes
+to what is no file holds a lock, until the line is whole; a process that dies lets go of it. Files have locks of their
+own: see LineSink.
 """
 
 import fcntl
@@ -19,15 +19,15 @@ class SharedSink(LineSink):
         super().__init__(fd)
         self._lock = os.open(f"/proc/self/fd/{lock_fd}", os.O_RDWR | os.O_CLOEXEC)
 
-    def flush(self) -> None:
-        """Write what the descriptor takes now, if it is nobody else's turn."""
+    def _begin_turn(self) -> bool:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return
-        super().flush()
-        if not self._rest:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            return False
+        return True
+
+    def _end_turn(self) -> None:
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def finish(self, timeout_s: float) -> int:
         lost = super().finish(timeout_s)
@@ -36,7 +36,7 @@ class SharedSink(LineSink):
 
 
 def lock_for(log_fd: int) -> int | None:
-    """What processes that share a log take turns by, None where they need not: on a file."""
+    """What processes that share a log take turns by, None for a file: it has locks of its own."""
     if stat.S_ISREG(os.fstat(log_fd).st_mode):
         return None
     return os.memfd_create("racecar-log")

@@ -1,10 +1,13 @@
 """The access log's sink: lines are queued, written when the file takes them, and dropped and counted when it does not.
 
-Denials go first and are dropped last. Workloads take turns, and where room is short the one that holds most of it gives
+A line that a full disk takes in part is cut off again: who else writes to the file finds whole lines only. Denials go
+first and are dropped last. Workloads take turns, and where room is short the one that holds most of it gives
 way: none can wash out what is said of another. Nothing here ever waits for the reader of the log.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -12,17 +15,19 @@ import time
 from collections import deque
 from pathlib import Path
 
+STDOUT = "-"  # as the name of a log
 MAX_HELD_BYTES = 16 << 20  # of all lines that wait
 MAX_OTHER_BYTES = 8 << 20  # of those among them that are no denials
 LINE_OVERHEAD = 64  # bytes that a line takes in memory beyond its text
 FILE_BATCH_BYTES = 65536
+TURN_S = 0.001  # until it is asked again, at the end, whether others are done with the file
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota or a file that is full, for now
 
 
 def open_log(path: str) -> int:
     """A descriptor for `--access-log FILE|-`, never blocking. Raises OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
-    if path == "-":
+    if path == STDOUT:
         if stat.S_ISREG(os.fstat(1).st_mode):
             return os.dup(1)  # files never block, and one offset for both keeps the command from writing over lines
         try:
@@ -32,7 +37,13 @@ def open_log(path: str) -> int:
             return os.dup(1)  # a socket, say; written only when poll says that it takes bytes
     if Path(path).is_symlink():
         raise OSError(errno.ELOOP, f"access log {path} is a symbolic link; name the file itself")
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    fd = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError):  # it may be ours to write and not to read
+            readable = os.open(f"/proc/self/fd/{fd}", flags & ~os.O_WRONLY | os.O_RDWR)
+            os.close(fd)
+            return readable
+    return fd
 
 
 class _Lines:
@@ -103,14 +114,20 @@ class _Lines:
 
 
 class LineSink:
-    """Bounded queues in front of a descriptor."""
+    """Bounded queues in front of a descriptor.
 
-    def __init__(self, fd: int) -> None:
+    Processes that write to one file take turns by a lock on it. `is_stdout`: others write to it too, and know of no
+    turns, so that nothing may be cut off.
+    """
+
+    def __init__(self, fd: int, *, is_stdout: bool = False) -> None:
         self._fd = fd
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._cuts = self._is_file and not is_stdout
         self._denials = _Lines()
         self._others = _Lines()
-        self._rest = b""  # of a line that the sink took in part
+        self._rest = b""  # what the sink has not taken yet of the last batch
+        self._is_torn = False  # it begins inside a line
         self._is_full = False
         self.lost = 0
         self.broken = False
@@ -141,26 +158,70 @@ class LineSink:
         return not (self._rest or self._denials or self._others)
 
     def flush(self) -> None:
-        """Write what the descriptor takes now."""
+        """Write what the descriptor takes now, if it is nobody else's turn."""
         self._is_full = False
-        while not self.is_empty and not self.broken:
-            if not self._is_writable():
-                return
-            batch = self._rest or self._next_batch()
+        if self.is_empty or not self._begin_turn():
+            return
+        while not self.is_empty and not self.broken and not self._is_full:
+            if not self._is_writable() or not self._write(self._rest or self._next_batch()):
+                break
+        if not self._is_torn:
+            self._end_turn()
+
+    def _write(self, batch: bytes) -> bool:
+        """False if the descriptor takes no more for now."""
+        self._rest = batch
+        before = b"" if self._is_torn or self._is_at_a_line() else b"\n"
+        try:
+            written = os.write(self._fd, before + batch) - len(before)
+        except BlockingIOError:
+            return False
+        except OSError as failed:
+            if failed.errno in NO_SPACE:
+                self._is_full = True  # somebody may make room: tried again with the next flush
+            else:
+                self.broken = True  # the reader is gone: count, and go on without a log
+                self._drop_all()
+            return False
+        if self._cuts and written < len(batch):
+            self._is_full = True
+            written = self._cut(batch, written)
+        self._rest = batch[written:]
+        self._is_torn = bool(self._rest) and written > 0 and batch[written - 1 : written] != b"\n"
+        return True
+
+    def _is_at_a_line(self) -> bool:
+        """False for a file that ends inside one: who wrote it was killed, or the machine was."""
+        if not self._is_file:
+            return True
+        try:
+            size = os.fstat(self._fd).st_size
+            return size == 0 or os.pread(self._fd, 1, size - 1) == b"\n"
+        except OSError:
+            return True  # not ours to read
+
+    def _cut(self, batch: bytes, written: int) -> int:
+        """Take back what was written of a line that is not whole; how much of the batch is left in the file."""
+        whole = batch.rfind(b"\n", 0, written) + 1
+        try:
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - (written - whole))
+        except OSError:  # somebody emptied the file just now, or the file system cannot: the line is completed later
+            return written
+        return whole
+
+    def _begin_turn(self) -> bool:
+        """False if it is somebody else's. A lock of the process's own: descriptors may be shared with others."""
+        if self._is_file:
             try:
-                written = os.write(self._fd, batch)
-            except BlockingIOError:
-                self._rest = batch
-                return
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as failed:
-                self._rest = batch
-                if failed.errno in NO_SPACE:
-                    self._is_full = True  # somebody may make room: tried again with the next flush
-                else:
-                    self.broken = True  # the reader is gone: count, and go on without a log
-                    self._drop_all()
-                return
-            self._rest = batch[written:]
+                return failed.errno not in (errno.EAGAIN, errno.EACCES)  # else a file system that knows no locks
+        return True
+
+    def _end_turn(self) -> None:
+        if self._is_file:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def finish(self, timeout_s: float) -> int:
         """Write the last lines: a slow reader gets this long. How many lines were lost in all."""
@@ -168,13 +229,14 @@ class LineSink:
         self.flush()
         while not self.is_empty and not self._is_full and (left_s := deadline - time.monotonic()) > 0:
             if self._is_writable(left_s):
+                time.sleep(TURN_S)
                 self.flush()
         self._drop_all()
         return self.lost
 
     def _drop_all(self) -> None:
         self.lost += self._rest.count(b"\n") + self._denials.clear() + self._others.clear()
-        self._rest = b""
+        self._rest, self._is_torn = b"", False
 
     def _is_writable(self, wait_s: float = 0) -> bool:
         if self._is_file:

@@ -48,6 +48,7 @@ class WorkerPlan:
     source: FlowSource
     layers: dict[int, Layer]  # by number of the rule set
     log_fd: int | None
+    log_is_stdout: bool
     edge: EdgeConfig
     http: HttpConfig
 
@@ -174,7 +175,7 @@ class _Worker:
     def __init__(self, plan: WorkerPlan, channel: Channel) -> None:
         self.channel = channel
         self.processes = _Processes(channel)
-        sink = None if plan.log_fd is None else LineSink(plan.log_fd)
+        sink = None if plan.log_fd is None else LineSink(plan.log_fd, is_stdout=plan.log_is_stdout)
         flows = FlowWriter(plan.source, self.processes.name)
         self.journal = Journal(asyncio.get_running_loop(), flows, sink, plan.layers, self.tell)
         self.done = asyncio.Event()

@@ -7,6 +7,8 @@ import os
 import resource
 import select
 import socket
+import subprocess
+import sys
 import termios
 import threading
 import tty
@@ -276,21 +278,88 @@ def test_a_full_disk_is_counted_and_no_failure() -> None:
     os.close(fd)
 
 
-def test_once_there_is_room_again_the_lines_go_on(log: tuple[Path, int]) -> None:
-    path, fd = log
-    sink = LineSink(fd)
+@contextlib.contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """As a disk does that is full there."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        sink.add(named("a"), denial=True)
-        sink.add(named("b"), denial=True)
-        sink.flush()
-        assert (path.stat().st_size, sink.is_empty) == (150, False)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(("is_stdout", "size"), [(False, 100), (True, 150)])
+def test_once_there_is_room_again_the_lines_go_on(log: tuple[Path, int], is_stdout: bool, size: int) -> None:
+    """What stood of a line that is not whole is cut off, but not where others may have written behind it."""
+    path, fd = log
+    sink = LineSink(fd, is_stdout=is_stdout)
+    with files_end_at(150):
+        sink.add(named("a"), denial=True)
+        sink.add(named("b"), denial=True)
+        for _ in range(3):
+            sink.flush()
+            assert (path.stat().st_size, sink.is_empty) == (size, False)
     sink.flush()
     assert path.read_text().split() == [named("a"), named("b")]
     assert sink.lost == 0
+
+
+def test_a_full_disk_leaves_whole_lines_at_the_end(log: tuple[Path, int]) -> None:
+    path, fd = log
+    sink = LineSink(fd)
+    with files_end_at(150):
+        sink.add(named("a"), denial=True)
+        sink.add(named("b"), denial=True)
+        assert sink.finish(10) == 1
+    assert path.read_text() == named("a") + "\n"
+
+
+# Writes a line of 100 bytes that a full disk takes half of, and says so; ends when it is told to.
+OTHER = """
+import resource, signal, sys
+from racecar.proxy.sink import LineSink, open_log
+resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))
+sink = LineSink(open_log(sys.argv[1]), is_stdout=sys.argv[2] == "stdout")
+sink.add("b" * 99, denial=True)
+sink.flush()
+print("torn", flush=True)
+sys.stdin.readline()
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+sink.flush()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "stdout"])
+def test_nobody_writes_into_the_line_of_another(log: tuple[Path, int], kind: str) -> None:
+    path, fd = log
+    sink = LineSink(fd)
+    sink.add(named("a"), denial=True)
+    sink.flush()
+    command = [sys.executable, "-c", OTHER, str(path), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "torn\n"
+        sink.add(named("c"), denial=True)
+        sink.flush()
+        assert sink.is_empty == (kind == "file")
+        other.communicate("now\n", timeout=20)
+    assert sink.finish(10) == 0
+    assert sorted(path.read_text().split()) == [named("a"), "b" * 99, named("c")]
+
+
+def test_a_file_that_ends_inside_a_line_gets_a_newline_first(tmp_path: Path) -> None:
+    """Who wrote it was killed, or its machine lost power."""
+    path = tmp_path / "access.log"
+    path.write_text("half of a li")
+    fd = open_log(str(path))
+    sink = LineSink(fd)
+    for name in ("a", "b"):
+        sink.add(name, denial=False)
+        sink.flush()
+    os.close(fd)
+    assert path.read_text() == "half of a li\na\nb\n"
 
 
 def test_a_socket_whose_peer_does_not_read_is_not_waited_for() -> None:
