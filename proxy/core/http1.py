@@ -51,6 +51,8 @@ from racecar.proxy.core.http1_types import (
 _CLOSE = Close()
 _IDLE, _BODY, _ANSWER = ClientState.IDLE, ClientState.BODY, ClientState.ANSWER
 _SILENT, _WAITED, _DONE, _GONE = ServerState.SILENT, ServerState.WAITED, ServerState.DONE, ServerState.GONE
+_NO_ANSWER = "the server ended without an answer"
+_HALF_ANSWER = "the server ended inside an answer"
 _DEAF_SWITCH = "the server left before it switched"
 
 
@@ -231,11 +233,11 @@ class HttpConversation(RequestSide):
             return NOTHING
         if state is _GONE:
             return NOTHING
-        reason, detail = self._deaf or Reason.UPSTREAM_CLOSED, "the server ended without an answer"
+        reason, detail = self._deaf or Reason.UPSTREAM_CLOSED, _NO_ANSWER if state is _WAITED else _HALF_ANSWER
         if state is _WAITED and self._served and not self._deaf and not self._response_bytes:
             self._log(reason, now, detail)  # a client repeats a request that met the end of a kept connection
             return self._linger(now, reason=reason)
-        return self._fail(reason, detail if state is _WAITED else "the server ended inside an answer", now)
+        return self._fail(reason, detail, now)
 
     def server_failed(self, reason: Reason, now: float) -> Commands:
         """The server's leg failed: the dial, or while nothing was outstanding."""
@@ -269,9 +271,11 @@ class HttpConversation(RequestSide):
         """The stream of a server that is deaf ended, not known to be whole."""
         if self._server is _GONE:
             return NOTHING
-        if self._served and self._server is _WAITED:  # a kept connection ended: as the client would have met it
-            return self._abort(self._deaf, "the server ended without an answer", now)
-        return self._fail(self._deaf, "the server ended inside an answer", now)
+        if self._server is not _WAITED:
+            return self._fail(self._deaf, _HALF_ANSWER, now)
+        if self._served:  # a kept connection ended: as the client would have met it
+            return self._abort(self._deaf, _NO_ANSWER, now)
+        return self._fail(self._deaf, _NO_ANSWER, now)
 
     @property
     def is_reading_answer_head(self) -> bool:

@@ -50,11 +50,12 @@ class RequestSide(HttpState):
                     held, first = (head, pos) if state is _HEAD else (b"", start)
                     last = pos
             elif state is _BODY:
-                first = pos if first < 0 else first
+                begun = first < 0  # its head is forwarded
+                first = pos if begun else first
                 try:
                     pos = last = self._read_body(text, pos, now)
                 except ProtocolError as error:
-                    return (*out, *self._fail(error.reason, error.detail, now))
+                    return (*out, *self._fail(error.reason, error.detail, now, begun=begun))
                 if self._client is _BODY:
                     self._request_held = text[pos:]
                     break

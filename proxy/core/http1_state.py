@@ -162,8 +162,11 @@ class HttpState:
             event=event, detail=detail,
         )  # fmt: skip
 
-    def _fail(self, reason: Reason, detail: str, now: float) -> Commands:
-        """The outstanding request cannot be answered by the server: say so if no byte of an answer was passed on."""
+    def _fail(self, reason: Reason, detail: str, now: float, *, begun: bool = True) -> Commands:
+        """The outstanding request cannot be answered by the server: say so if no byte of an answer was passed on.
+
+        Not `begun`: none of it was forwarded, and none will be.
+        """
         call = self._call
         if call is None or call.opaque == "tls" or self._server not in (ServerState.WAITED, ServerState.HEAD):
             return self._abort(reason, detail, now)
@@ -171,7 +174,7 @@ class HttpState:
         text = self._text(reason, call.rule, detail, call, event, close=True)
         self._response_bytes += len(text)
         self._answered = now
-        self._log(reason, now, detail, status=status_of(reason), event=event)
+        self._log(reason, now, detail, status=status_of(reason), event=event, begun=begun)
         return (ToClient(text), *self._linger(now, ResetServer(), reason))
 
     def _text(self, reason: Reason, rule: int, detail: str, call: Call | None, event: str, *, close: bool) -> bytes:
@@ -181,7 +184,9 @@ class HttpState:
 
     # --- the log
 
-    def _log(self, reason: Reason, now: float, detail: str = "", *, status: int = 0, event: str = "") -> None:
+    def _log(
+        self, reason: Reason, now: float, detail: str = "", *, status: int = 0, event: str = "", begun: bool = True
+    ) -> None:
         """Record the outstanding request, which is over."""
         call, answer, sent, answered = self._call, self._answer, self._response_bytes, self._answered
         assert call is not None
@@ -189,11 +194,13 @@ class HttpState:
         self._answered = 0.0
         self._response_bytes = 0
         verdict = Verdict.AUDIT if call.audit else Verdict.FORWARDED
+        if not begun:
+            verdict = Verdict.DROPPED
         if answer is not None:
             status = answer.head.status
         self._record(
-            call, verdict, reason or call.reason, rule=call.rule, status=status, sent=sent, answered=answered, now=now,
-            event=event, detail=detail or call.detail,
+            call, verdict, reason or call.reason, rule=call.rule if begun else 0, status=status, sent=sent,
+            answered=answered, now=now, event=event, detail=detail or call.detail,
         )  # fmt: skip
 
     def _record(

@@ -401,10 +401,12 @@ def _check_bytes(mine: bytes, theirs: bytes, what: str, *, lost: bool) -> None:
 
 
 def _without_counts(record: HttpRecord) -> tuple[object, ...]:
+    """Whether the head of a malformed body was forwarded before that body was seen depends on the cuts."""
+    is_torn = record.reason is Reason.HTTP_FRAMING and bool(record.method)
+    decided = None if is_torn else (record.verdict, record.rule)
     return (
-        record.verdict, record.reason, record.rule, record.method, record.path, record.has_query, record.host,
-        record.status, record.event, record.detail, record.opaque, record.nearest, record.started, record.answered,
-        record.finished,
+        decided, record.reason, record.method, record.path, record.has_query, record.host, record.status, record.event,
+        record.detail, record.opaque, record.nearest, record.started, record.answered, record.finished,
     )  # fmt: skip
 
 

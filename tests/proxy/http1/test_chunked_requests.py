@@ -20,6 +20,8 @@ from racecar.proxy.core.http1_types import (
 )
 
 GET = b"GET /jobs HTTP/1.1\r\nHost: jobs\r\n\r\n"
+DENIED = b"GET /applicants HTTP/1.1\r\nHost: jobs\r\n\r\n"
+DENIED_HEAD = b"POST /applicants HTTP/1.1\r\nHost: jobs\r\nTransfer-Encoding: chunked\r\n\r\n"
 HEAD = b"POST /jobs HTTP/1.1\r\nHost: jobs\r\nTransfer-Encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LAST_WORD: list[Command] = [CloseServer(), EndClient()]
@@ -121,9 +123,22 @@ def test_a_malformed_chunk_is_refused_and_the_servers_leg_reset(
     assert (HEAD + before + bad).startswith(talk.to_server)
     assert len(talk.to_server) < len(HEAD + before + bad)
     (record,) = talk.records
-    assert (record.verdict, record.reason, record.status) == (Verdict.FORWARDED, Reason.HTTP_FRAMING, 400)
+    assert (record.reason, record.status) == (Reason.HTTP_FRAMING, 400)
+    decided = (Verdict.FORWARDED, 7) if talk.to_server else (Verdict.DROPPED, 0)
+    assert (record.verdict, record.rule) == decided
     assert talk.sends(GET).answers(OK).statuses == [400]
     assert talk.client_eof() == [Close(Reason.HTTP_FRAMING)]
+
+
+@pytest.mark.parametrize("audit", [True, False])
+def test_what_was_not_forwarded_is_logged_as_dropped(start: Callable[..., Any], audit: bool) -> None:
+    """Also behind a denial in the same read, and where the denial would pass."""
+    talk = start(audit=audit).sends(DENIED + HEAD + b"g\r\n" if not audit else DENIED_HEAD + b"g\r\n")
+    assert talk.to_server == b""
+    record = talk.records[-1]
+    assert (record.verdict, record.rule, record.reason) == (Verdict.DROPPED, 0, Reason.HTTP_FRAMING)
+    talk = start(audit=audit).sends(HEAD).sends(b"g\r\n")
+    assert (talk.records[0].verdict, talk.records[0].rule) == (Verdict.FORWARDED, 7)
 
 
 def test_a_malformed_chunk_behind_an_interim_answer_is_refused_as_well(talk: Any) -> None:

@@ -221,6 +221,8 @@ def test_a_server_that_leaves_its_first_request_without_an_answer_is_a_502(
     commands = getattr(talk, leave)()
     assert talk.statuses == [403] * bool(before) + [103] * (HINTS in answer) + [502]
     assert_failed(talk, commands, 502, reason)
+    half = answer[-1:] in (b"H", b" ")
+    assert talk.records[-1].detail == f"the server ended {'inside' if half else 'without'} an answer"
 
 
 @pytest.mark.parametrize(
