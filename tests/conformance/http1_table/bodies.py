@@ -164,6 +164,14 @@ EARLY = Group(
             Then.OPEN,
         ),
         Case(
+            "a malformed chunk behind it cuts both",
+            (
+                Turn(chunked(b"5\r\nhello"), Verdict.ALLOW, "HTTP_FRAMING", chunked(b"5\r\nhello"), OK, OK),
+                Turn(b"\r\nx\r\n"),
+            ),
+            Then.CUT,
+        ),
+        Case(
             "bytes behind it: the server is not to be trusted with the rest",
             (
                 Turn(_LONG + b"hello", Verdict.ALLOW, "UNEXPECTED_UPSTREAM_BYTES", _LONG + b"hello", OK + OK, OK),
