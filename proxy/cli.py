@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -200,7 +200,11 @@ def _print(text: str) -> None:
 
 
 class _Refused(Exception):  # noqa: N818  (an end, not a fault of ours)
-    """The command does not start. The text says why, and the way out."""
+    """The command does not start. The text says why, and the way out; `started` what that means at the start."""
+
+    def __init__(self, text: str, started: str = "") -> None:
+        super().__init__(text + started)
+        self.text = text
 
 
 def fill_standard_streams() -> None:
@@ -212,16 +216,16 @@ def fill_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
-def _policies(arguments: argparse.Namespace) -> "Sequence[Policy]":
+def _policies(arguments: argparse.Namespace, tell: Callable[[str], None] = _print) -> "Sequence[Policy]":
     """What `--policy` names. Raises _Refused."""
     from racecar.policy.load import load_paths
 
     loaded = load_paths(arguments.policy)
     for finding in loaded.findings:
         if finding.level == "error" or not loaded.ok:
-            _print(str(finding))
+            tell(str(finding))
     if not loaded.ok:
-        raise _Refused("the policy does not load; nothing was started")
+        raise _Refused("the policy does not load", "; nothing was started")
     return loaded.policies
 
 
@@ -244,7 +248,12 @@ def _compiled(
         raise _Refused(str(conflict)) from None
 
 
-def _must_be_selected(arguments: argparse.Namespace, compiled: "CompiledWorkload", hint: str) -> None:
+def _must_be_selected(
+    arguments: argparse.Namespace,
+    compiled: "CompiledWorkload",
+    hint: str,
+    tell: Callable[[str], None] = _print,
+) -> None:
     """Raises _Refused if no policy selects the workload and nobody said that this is meant; says it if so."""
     if compiled.selected:
         return
@@ -254,7 +263,7 @@ def _must_be_selected(arguments: argparse.Namespace, compiled: "CompiledWorkload
         f"(labels: {labels}; namespace: {arguments.namespace}): nothing"
     )
     if arguments.allow_unselected and not arguments.strict:
-        _print(f"racecar: warning: {unselected} is enforced (--allow-unselected)")
+        tell(f"racecar: warning: {unselected} is enforced (--allow-unselected)")
         return
     raise _Refused(
         f"{unselected} would be enforced. Correct --labels or --namespace{hint}, or pass --allow-unselected"
@@ -346,20 +355,24 @@ def _run(arguments: argparse.Namespace) -> int:
             "judged. `racecar exec` puts a command under policy"
         )
     configuration = _configuration(arguments)
-    policies = _policies(arguments)
-    compiled = _compiled(arguments, policies, arguments.direction)
-    other = "ingress" if arguments.direction == "egress" else "egress"
-    _must_be_selected(arguments, compiled, f", or --direction ({other} is the other one)")
-    if arguments.strict and compiled.audit:
-        raise _Refused("--strict: in audit mode what the rules deny passes")
+    compiled = _compiled_for_run(arguments, _print)
 
     from racecar.proxy.run import RunOptions, run
+    from racecar.proxy.say import say
+
+    def reload() -> "CompiledWorkload | None":
+        try:
+            return _compiled_for_run(arguments, lambda text: say(text.removeprefix("racecar: ")))
+        except _Refused as refused:
+            say(f"the policy was not read again, the one in force stays: {refused.text}")
+            return None
 
     return run(
         RunOptions(
             listen=arguments.listen,
             upstream=arguments.upstream,
             compiled=compiled,
+            reload=reload,
             labels=_label_texts(arguments),
             namespace=arguments.namespace,
             instance=arguments.instance,
@@ -370,6 +383,16 @@ def _run(arguments: argparse.Namespace) -> int:
             http=configuration.http,
         )
     )
+
+
+def _compiled_for_run(arguments: argparse.Namespace, tell: Callable[[str], None]) -> "CompiledWorkload":
+    """The policy as its files have it now. Raises _Refused."""
+    compiled = _compiled(arguments, _policies(arguments, tell), arguments.direction)
+    other = "ingress" if arguments.direction == "egress" else "egress"
+    _must_be_selected(arguments, compiled, f", or --direction ({other} is the other one)", tell)
+    if arguments.strict and compiled.audit:
+        raise _Refused("--strict: in audit mode what the rules deny passes")
+    return compiled
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

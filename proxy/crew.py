@@ -8,26 +8,30 @@ import asyncio
 import contextlib
 import logging
 import os
+import pickle
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import uvloop
 
+from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.limits import DescriptorLimitError
 from racecar.proxy.processes import Deaths, caught
 from racecar.proxy.say import say
-from racecar.proxy.serving import Service, Stop, serve
+from racecar.proxy.serving import Handle, Service, reopen, serve
 
 GIVEN_UP, CANNOT_START = 1, 2
-STOP, STOP_NOW, READY = b"s", b"n", b"r"
-MAX_WORD_BYTES = 1000
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+READY = b"r"
+STOP, STOP_NOW, REOPEN, EXCHANGE = b"s", b"n", b"l", b"h"  # the last comes with a descriptor: the policy
+MAX_WORD_BYTES, MAX_WORDS = 1000, 16
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1)
+NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # a terminal's whole group gets them, and pkill's
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +49,15 @@ class Worker:
 class Crew:
     """Start one process for each listener, start those again that die, stop all."""
 
-    def __init__(self, service: Service, listeners: Sequence[socket.socket], place: str) -> None:
+    def __init__(
+        self,
+        service: Service,
+        listeners: Sequence[socket.socket],
+        place: str,
+        reload: Callable[[], CompiledWorkload | None],
+    ) -> None:
         self._service = service
+        self._reload = reload
         self._listeners = list(listeners)
         self._place = place
         self._workers: dict[int, Worker] = {}  # by the number of their listener
@@ -86,7 +97,8 @@ class Crew:
             signal.set_wakeup_fd(-1)
             for caught_before in SIGNALS:
                 signal.signal(caught_before, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's whole group: the parent says what it means
+            for number_of in NOT_FOR_WORKERS:
+                signal.signal(number_of, signal.SIG_IGN)  # the parent says what they mean
             for worker in self._workers.values():
                 worker.line.close()
             for other, listener in enumerate(self._listeners):
@@ -137,16 +149,43 @@ class Crew:
             os.read(wakeup, 4096)
         received, self._signals[:] = list(self._signals), []
         for number in received:
-            if number != signal.SIGCHLD:
+            if number == signal.SIGUSR1:
+                reopen(self._service)  # for workers that are started later
+                self._tell(REOPEN)
+            elif number == signal.SIGHUP:
+                self._exchange()
+            elif number != signal.SIGCHLD:
                 self._stop(STOP_NOW if self._is_stopping else STOP)
 
     def _stop(self, word: bytes) -> None:
         self._is_stopping = True
         for listener in self._listeners:
             listener.close()  # else connections would go on waiting in queues that nobody serves
+        self._tell(word)
+
+    def _tell(self, word: bytes, descriptors: Sequence[int] = ()) -> None:
         for worker in self._workers.values():
-            with contextlib.suppress(OSError):
-                worker.line.send(word)
+            try:
+                socket.send_fds(worker.line, [word], descriptors)
+            except BlockingIOError:
+                os.kill(worker.pid, signal.SIGKILL)  # it has read nothing for long: another does as it is told
+            except OSError:
+                pass  # it has ended, and is reaped next
+
+    def _exchange(self) -> None:
+        """Have all workers judge by the policy as it is by now. What one reads all get: the files may change again."""
+        if self._is_stopping or (compiled := self._reload()) is None:
+            return
+        self._service = replace(
+            self._service,
+            compiled=compiled,
+            source=replace(self._service.source, rules=compiled.rules, policies=compiled.policies),
+        )
+        fd = os.memfd_create("racecar-policy")
+        with open(fd, "wb") as file:
+            pickle.dump(compiled, file)
+            file.flush()
+            self._tell(EXCHANGE, (fd,))
 
     def _reap(self) -> None:
         for number, worker in list(self._workers.items()):
@@ -175,20 +214,42 @@ async def _work(service: Service, listener: socket.socket, line: socket.socket) 
     loop = asyncio.get_running_loop()
     line.setblocking(False)
 
-    def hear(stop: Stop) -> None:
+    def hear(handle: Handle) -> None:
         with contextlib.suppress(BlockingIOError):
-            words = line.recv(16)
-            if words == STOP:
-                stop.ask()
-            else:
-                stop.urge()
+            words, descriptors, _flags, _address = socket.recv_fds(line, MAX_WORDS, MAX_WORDS)
+            try:
+                for word in words:
+                    _do(word.to_bytes(), handle, service, descriptors)
+            except Exception:
+                logger.exception("a worker cannot do as it is told, and ends: another begins with what is in force")
+                os._exit(1)
             if not words:
+                handle.stop.urge()
                 loop.remove_reader(line.fileno())
 
-    def ready(stop: Stop) -> None:
-        loop.add_reader(line.fileno(), hear, stop)
-        loop.add_signal_handler(signal.SIGTERM, stop.ask)
+    def ready(handle: Handle) -> None:
+        loop.add_reader(line.fileno(), hear, handle)
+        loop.add_signal_handler(signal.SIGTERM, handle.stop.ask)
         line.send(READY)
 
     await serve(service, listener, ready)
     loop.remove_reader(line.fileno())
+
+
+def _do(word: bytes, handle: Handle, service: Service, descriptors: list[int]) -> None:
+    if word == STOP:
+        handle.stop.ask()
+    elif word == STOP_NOW:
+        handle.stop.urge()
+    elif word == REOPEN:
+        reopen(service)
+    elif word == EXCHANGE:
+        handle.exchange(_policy_in(descriptors.pop(0)))
+
+
+def _policy_in(fd: int) -> CompiledWorkload:
+    """What the parent wrote there; others have the descriptor too, and its position."""
+    with open(fd, "rb"):
+        compiled = pickle.loads(os.pread(fd, os.fstat(fd).st_size, 0))  # noqa: S301  (the parent's own)
+    assert isinstance(compiled, CompiledWorkload)
+    return compiled

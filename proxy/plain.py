@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from racecar.policy.tables import HOST, WORLD, CompiledWorkload, Verdict
 from racecar.proxy.connections import AUDIT_FLAG
+from racecar.proxy.epochs import ruleset_of
 from racecar.proxy.places import Place, canonical
 from racecar.proxy.server import SocketAddress
 from racecar.redirect.abi import ConnectionRecord, ConnectionState, IPAddress
@@ -29,6 +30,7 @@ class PlainRecords:
 
     def __init__(self, compiled: CompiledWorkload, upstream: Place) -> None:
         self._compiled = compiled
+        self._epoch = 0
         self._upstream = upstream
         self._known: dict[str, ConnectionRecord] = {}  # by the client's address
         self._addresses: dict[str, IPAddress] = {}
@@ -39,6 +41,14 @@ class PlainRecords:
     def renew(self) -> None:
         """Ask which addresses are the host's own. Raises OSError; then what was known still holds."""
         self._own = own_addresses()
+        self._judge_anew()
+
+    def exchange(self, compiled: CompiledWorkload, epoch: int) -> None:
+        """Judge by another policy from now on."""
+        self._compiled, self._epoch = compiled, epoch
+        self._judge_anew()
+
+    def _judge_anew(self) -> None:
         self._known.clear()
         self._record = None if self._compiled.direction == "ingress" else self._judge(self._upstream[0])
 
@@ -76,8 +86,8 @@ class PlainRecords:
             connected_ns=0,
             workload=WORKLOAD,
             generation=0,
-            epoch=0,
-            ruleset=judged.ruleset,
+            epoch=self._epoch,
+            ruleset=ruleset_of(self._epoch, judged.ruleset),
             rule=judged.rule,
             pid=0,
             uid=0,

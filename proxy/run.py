@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import logging
 import os
+import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import uvloop
@@ -18,12 +21,14 @@ from racecar.proxy.places import Place, PlaceError, canonical, listeners_on, pla
 from racecar.proxy.plain import is_own, own_addresses
 from racecar.proxy.processes import take_all_descriptors
 from racecar.proxy.say import say
-from racecar.proxy.serving import Service, Stop, serve, stop_on_signals
+from racecar.proxy.serving import Handle, Service, reopen, serve, stop_on_signals
 from racecar.proxy.shared_log import lock_for
 from racecar.proxy.sink import open_log
 from racecar.redirect.names import check_name
 
 FAILED = 2
+
+logger = logging.getLogger(__name__)
 
 
 class RunError(Exception):
@@ -37,6 +42,7 @@ class RunOptions:
     listen: str
     upstream: str
     compiled: CompiledWorkload
+    reload: Callable[[], CompiledWorkload | None]  # the policy as it is by now; None, and said why, if it is no good
     labels: tuple[str, ...] = ()
     namespace: str = "default"
     instance: str | None = None
@@ -63,6 +69,8 @@ def _run(options: RunOptions, stack: contextlib.ExitStack) -> int:
     listen = place_from(options.listen, "--listen", lowest_port=0)
     upstream = reached(place_from(options.upstream, "--upstream", lowest_port=1))
     take_all_descriptors()
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # until somebody listens: they are no reason to end
     service = _service(options, upstream, stack)
     listeners = listeners_on(listen, "--listen", count=options.workers)
     for listener in listeners:
@@ -70,16 +78,35 @@ def _run(options: RunOptions, stack: contextlib.ExitStack) -> int:
     serving = _place_of(listeners[0])
     _refuse_a_loop(serving, upstream)
     if options.workers > 1:
-        return Crew(service, listeners, shown(serving)).run()
-    uvloop.run(_serve_alone(service, listeners[0], shown(serving)))
+        return Crew(service, listeners, shown(serving), lambda: _reload(options)).run()
+    uvloop.run(_serve_alone(service, listeners[0], shown(serving), lambda: _reload(options)))
     return 0
 
 
-async def _serve_alone(service: Service, listener: socket.socket, place: str) -> None:
+def _reload(options: RunOptions) -> CompiledWorkload | None:
+    try:
+        compiled = options.reload()
+    except Exception:
+        logger.exception("the policy cannot be read again; the one in force stays")
+        return None
+    if compiled is not None:
+        say("the policy was read again: new connections are judged by it")
+    return compiled
+
+
+async def _serve_alone(
+    service: Service, listener: socket.socket, place: str, reload: Callable[[], CompiledWorkload | None]
+) -> None:
     loop = asyncio.get_running_loop()
 
-    def ready(stop: Stop) -> None:
-        stop_on_signals(loop, stop.ask_or_urge)
+    def ready(handle: Handle) -> None:
+        def exchange() -> None:
+            if (compiled := reload()) is not None:
+                handle.exchange(compiled)
+
+        stop_on_signals(loop, handle.stop.ask_or_urge)
+        loop.add_signal_handler(signal.SIGHUP, exchange)
+        loop.add_signal_handler(signal.SIGUSR1, reopen, service)
         say(f"listening on {place}")
 
     await serve(service, listener, ready)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from racecar.policy.tables import CompiledWorkload
 from racecar.proxy.core.http1_types import HttpConfig
-from racecar.proxy.flows import FlowSource, FlowWriter
+from racecar.proxy.epochs import Epochs
+from racecar.proxy.flows import FlowSource
 from racecar.proxy.journal import LAST_LINES_S, Journal
-from racecar.proxy.layers import RelayLayer, layers_of
 from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.places import Place
-from racecar.proxy.plain import PlainRecords
+from racecar.proxy.plain import WORKLOAD, PlainRecords
 from racecar.proxy.say import say
-from racecar.proxy.server import LayerPolicy, Server
+from racecar.proxy.server import Server
 from racecar.proxy.shared_log import SharedSink
-from racecar.proxy.sink import STDOUT, LineSink
+from racecar.proxy.sink import STDOUT, LineSink, reopen_log
 from racecar.redirect.netlink import RouteWatch
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,14 @@ class Service:
     drain_timeout_s: float
     edge: EdgeConfig
     http: HttpConfig
+
+
+@dataclass(frozen=True)
+class Handle:
+    """By what a process that serves is told what to do."""
+
+    stop: "Stop"
+    exchange: Callable[[CompiledWorkload], None]  # judge new connections by this policy
 
 
 class Stop:
@@ -68,15 +76,10 @@ class Stop:
         await self._urged.wait()
 
 
-async def serve(service: Service, listener: socket.socket, ready: Callable[[Stop], None]) -> None:
+async def serve(service: Service, listener: socket.socket, ready: Callable[[Handle], None]) -> None:
     """Serve until what `ready` was given is asked to stop; it is called once connections are accepted."""
     loop = asyncio.get_running_loop()
-    layers = layers_of(service.compiled)
-    relay = RelayLayer()
-
-    def policy_for(_workload: int, ruleset: int) -> LayerPolicy | None:
-        return layers.get(ruleset) if ruleset else relay
-
+    epochs = Epochs(service.compiled, service.source)
     with contextlib.ExitStack() as stack:
         watch = RouteWatch()  # before the first look at the addresses: no change is missed
         stack.callback(watch.close)
@@ -84,12 +87,12 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[Stop
         loop.add_reader(watch.fileno(), _renew, watch, records)
         stack.callback(loop.remove_reader, watch.fileno())
         sink = _sink(service)
-        journal = Journal(loop, FlowWriter(service.source, lambda _pid, _start: None), sink, layers, say)
+        journal = Journal(loop, epochs.flows, sink, epochs.layers, say)
         server = Server(
             loop,
             service.edge,
             resolve=records.resolve,
-            policy_for=policy_for,
+            policy_for=epochs.layer,
             log=journal.log,
             source_of=records.source_of,
             http_config=service.http,
@@ -99,7 +102,13 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[Stop
         stack.callback(server.close)
         server.listen(listener)
         stop = Stop()
-        ready(stop)
+
+        def exchange(compiled: CompiledWorkload) -> None:
+            living = {connection.record.epoch for connection in server.connections}
+            records.exchange(compiled, epochs.exchange(compiled, living))
+            server.forget(WORKLOAD)
+
+        ready(Handle(stop, exchange))
         await stop.wait()
         await _drain(server, stop, service.drain_timeout_s)
 
@@ -135,6 +144,16 @@ async def _drain(server: Server, stop: Stop, timeout_s: float) -> None:
 def _tell_losses(journal: Journal) -> None:
     if lost := journal.finish(LAST_LINES_S):
         say(f"the access log is incomplete: {lost} lines were dropped, its reader or its disk was too slow or full")
+
+
+def reopen(service: Service) -> None:
+    """Go on in the file that has the log's name by now."""
+    if service.log_path is None or service.log_fd is None:
+        return
+    try:
+        reopen_log(service.log_path, service.log_fd)
+    except OSError as failed:
+        say(f"cannot open access log {service.log_path} anew, it goes on where it was: {failed.strerror}")
 
 
 def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:

@@ -46,6 +46,22 @@ def open_log(path: str) -> int:
     return fd
 
 
+def reopen_log(path: str, fd: int) -> None:
+    """Have `fd` write to what `path` names by now, if it is a file. Raises OSError; then `fd` is as before.
+
+    No line is lost: those that wait go to the new file, and none is half written between two flushes.
+    """
+    if path == STDOUT or not stat.S_ISREG(os.fstat(fd).st_mode):
+        return
+    opened = open_log(path)
+    try:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "it is no file any more")
+        os.dup2(opened, fd, inheritable=False)
+    finally:
+        os.close(opened)
+
+
 class _Lines:
     """Lines of one kind, a queue for each workload."""
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -537,6 +538,140 @@ def test_a_second_signal_ends_at_once(start: Callable[..., Run], origin: socket.
         run.process.send_signal(signal.SIGINT)
         assert is_reset(client)
     assert run.ended() == 0
+
+
+# --- Signals that do not end it --------------------------------------------------------------------------------------
+
+
+def status(client: socket.socket, path: bytes) -> int:
+    client.sendall(GET.replace(b"/jobs", path))
+    return int(read_answer(client).split()[1])
+
+
+def until_judged(run: Run, path: bytes, wanted: int) -> None:
+    """Workers take a policy one by one: until all have it, which 64 connections in a row show."""
+    deadline, count = time.monotonic() + PATIENCE_S, 0
+    while count < 64:
+        assert time.monotonic() < deadline
+        with run.dial() as client:
+            count = count + 1 if status(client, path) == wanted else 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_puts_another_policy_in_force_for_new_connections(
+    start: Callable[..., Run], busy_origin: socket.socket, folder: Path, workers: str
+) -> None:
+    log = folder / "flows.json"
+    first = egress(port_of(busy_origin))
+    run = start(first, busy_origin, "--workers", workers, "--access-log", log)
+    with run.dial() as client:
+        assert (status(client, b"/jobs"), status(client, b"/people")) == (200, 403)
+        for number, path in enumerate((b"/people", b"/teams", b"/rooms"), 1):
+            text = first.replace("name: tweeter", f"name: tweeter{number}").replace("/jobs", path.decode())
+            (folder / "0.yaml").write_text("# a line more\n" * number + text)
+            run.process.send_signal(signal.SIGHUP)
+            run.line("the policy was read again: new connections are judged by it", number)
+            until_judged(run, path, 200)
+            until_judged(run, b"/jobs", 403)
+            assert (status(client, b"/jobs"), status(client, path)) == (200, 403), "it keeps its policy"
+        client.sendall(GET.replace(b"/jobs", b"/last"))
+        assert b"default deny (default/tweeter)" in read_answer(client)
+    run.process.terminate()
+    assert run.ended() == 0
+    seen: dict[tuple[str, str], set[str]] = {}
+    for flow in flows(log):
+        if flow["Type"] == "L7":
+            judge = flow["rule"]["policy"] if flow["rule"] else flow["racecar"]["policies"][0].partition("/")[2]
+            seen.setdefault((flow["verdict"], flow["l7"]["http"]["url"]), set()).add(judge)
+    assert {path: seen["FORWARDED", path] for path in ("/jobs", "/people", "/teams", "/rooms")} == {
+        "/jobs": {"tweeter"},
+        "/people": {"tweeter1"},
+        "/teams": {"tweeter2"},
+        "/rooms": {"tweeter3"},
+    }
+    assert seen["DROPPED", "/last"] == {"tweeter"}
+    assert seen["DROPPED", "/jobs"] >= {"tweeter1", "tweeter2", "tweeter3"}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_policy_that_is_no_good_changes_nothing(
+    start: Callable[..., Run], busy_origin: socket.socket, folder: Path, workers: str
+) -> None:
+    policy = egress(port_of(busy_origin))
+    run = start(policy, busy_origin, "--workers", workers)
+    run.line("listening on")
+    bad = {
+        policy.replace("egress:", "exit:"): r": the policy does not load$",
+        policy.replace("app: tweeter", "app: other"): r": no policy selects this workload for egress ",
+    }
+    for number, (text, said) in enumerate(bad.items(), 1):
+        (folder / "0.yaml").write_text(text)
+        run.process.send_signal(signal.SIGHUP)
+        match = run.line("the policy was not read again, the one in force stays", number)
+        assert re.search(said, match.string)
+        until_judged(run, b"/jobs", 200)
+        until_judged(run, b"/people", 403)
+    assert run.line(r"racecar: .*/0\.yaml:\d+:\d+: error: unknown field")
+
+
+def test_a_worker_that_is_started_later_has_the_policy_in_force(
+    start: Callable[..., Run], busy_origin: socket.socket, folder: Path
+) -> None:
+    policy = egress(port_of(busy_origin))
+    run = start(policy, busy_origin, "--workers", "2")
+    run.line("listening on")
+    (folder / "0.yaml").write_text(policy.replace("/jobs", "/people"))
+    run.process.send_signal(signal.SIGHUP)
+    run.line("the policy was read again")
+    for count, pid in enumerate(run.workers(), 1):
+        for number in (signal.SIGHUP, signal.SIGUSR1):  # pkill sends them to all; the parent says what they mean
+            os.kill(pid, number)
+        os.kill(pid, signal.SIGKILL)
+        run.line("was ended by signal 9 and is started again", count)
+    until_judged(run, b"/people", 200)
+    until_judged(run, b"/jobs", 403)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_log_that_is_renamed_is_made_anew_and_no_line_is_lost(
+    start: Callable[..., Run], busy_origin: socket.socket, folder: Path, workers: str
+) -> None:
+    log = folder / "flows.json"
+    run = start(egress(port_of(busy_origin)), busy_origin, "--workers", workers, "--access-log", log)
+    run.line("listening on")
+    asked = 0
+    for number in range(3):
+        log.rename(folder / f"old{number}.json")
+        run.process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + PATIENCE_S
+        while not log.exists() or not log.stat().st_size:
+            assert time.monotonic() < deadline
+            with run.dial() as client:
+                assert status(client, b"/jobs") == 200
+            asked += 1
+    run.process.terminate()
+    assert run.ended() == 0
+    files = [*folder.glob("old*.json"), log]
+    assert len(files) == 4
+    assert sum(flow["Type"] == "L7" for path in files for flow in flows(path)) == asked
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+def test_a_log_that_cannot_be_made_anew_goes_on_where_it_was(
+    start: Callable[..., Run], busy_origin: socket.socket, folder: Path
+) -> None:
+    log = folder / "flows.json"
+    run = start(egress(port_of(busy_origin)), busy_origin, "--access-log", log)
+    run.line("listening on")
+    log.rename(folder / "old.json")
+    log.symlink_to("old.json")
+    run.process.send_signal(signal.SIGUSR1)
+    assert run.line("cannot open access log .*, it goes on where it was: .* is a symbolic link")
+    with run.dial() as client:
+        assert status(client, b"/jobs") == 200
+    run.process.terminate()
+    assert run.ended() == 0
+    assert [flow["Type"] for flow in flows(folder / "old.json")][:1] == ["L7"]
 
 
 # --- Workers ---------------------------------------------------------------------------------------------------------
