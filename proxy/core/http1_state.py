@@ -198,6 +198,8 @@ class HttpState:
             verdict = Verdict.DROPPED
         if answer is not None:
             status = answer.head.status
+        if call.audit and reason:  # how it ended must not hide why the rules deny it
+            detail = f"{detail}; denied for {call.reason.name}" if detail else f"denied for {call.reason.name}"
         self._record(
             call, verdict, reason or call.reason, rule=call.rule if begun else 0, status=status, sent=sent,
             answered=answered, now=now, event=event, detail=detail or call.detail,

@@ -159,6 +159,18 @@ def test_audit_forwards_what_rules_deny_and_says_so(start: Callable[..., Any], s
     assert talk.records[2].rule == 7
 
 
+@pytest.mark.parametrize("ends", ["server_eof", "server_resets", "lost"])
+def test_audit_says_why_a_call_is_denied_that_ends_badly(start: Callable[..., Any], ends: str) -> None:
+    talk = start(audit=True).sends(b"GET /applicants HTTP/1.1\r\nHost: jobs\r\n\r\n")
+    if ends == "lost":
+        talk.conversation.lost(Reason.DOWNSTREAM_RESET, talk.now)
+    else:
+        getattr(talk, ends)()
+    (record,) = talk.records
+    assert (record.verdict, record.detail.rpartition("; ")[2]) == (Verdict.AUDIT, "denied for HTTP_NO_RULE")
+    assert record.reason is not Reason.HTTP_NO_RULE
+
+
 # --- requests outside the grammar
 
 REFUSED = [
