@@ -6,7 +6,9 @@ died is served by the one that takes its place. It reads no byte of traffic. A p
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import math
 import os
 import pickle
 import select
@@ -21,6 +23,7 @@ from typing import NoReturn
 import uvloop
 
 from racecar.policy.tables import CompiledWorkload
+from racecar.proxy.journal import LAST_LINES_S
 from racecar.proxy.limits import DescriptorLimitError
 from racecar.proxy.processes import Deaths, caught
 from racecar.proxy.say import say
@@ -29,6 +32,8 @@ from racecar.proxy.serving import Handle, Service, reopen, serve
 GIVEN_UP, CANNOT_START = 1, 2
 READY = b"r"
 STOP, STOP_NOW, REOPEN, EXCHANGE = b"s", b"n", b"l", b"h"  # the last comes with a descriptor: the policy
+STUCK_S = 3.0  # what a worker may take to end beyond the time that its connections and its last lines have
+PR_SET_PDEATHSIG = 1
 MAX_WORD_BYTES, MAX_WORDS = 1000, 16
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1)
 NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # a terminal's whole group gets them, and pkill's
@@ -65,6 +70,7 @@ class Crew:
         self._signals: list[int] = []
         self._is_told = False
         self._is_stopping = False
+        self._patience_until = math.inf  # then workers that were told to end are killed
         self._code = 0
 
     def run(self) -> int:
@@ -77,6 +83,7 @@ class Crew:
                 self._see_who_is_ready()
                 self._take_signals(wakeup)
                 self._reap()
+                self._kill_the_stuck()
         return self._code
 
     def _start(self, number: int) -> None:
@@ -94,6 +101,7 @@ class Crew:
     def _become_worker(self, number: int, line: socket.socket) -> NoReturn:
         code = 1
         try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)  # stopped, it would not see that
             signal.set_wakeup_fd(-1)
             for caught_before in SIGNALS:
                 signal.signal(caught_before, signal.SIG_DFL)
@@ -122,7 +130,8 @@ class Crew:
         for worker in self._workers.values():
             if worker.is_starting:
                 poller.register(worker.line, select.POLLIN)
-        poller.poll()
+        left_s = self._patience_until - time.monotonic()
+        poller.poll(None if left_s == math.inf else max(left_s, 0) * 1000)
 
     def _see_who_is_ready(self) -> None:
         for worker in self._workers.values():
@@ -159,9 +168,20 @@ class Crew:
 
     def _stop(self, word: bytes) -> None:
         self._is_stopping = True
+        patience_s = LAST_LINES_S + STUCK_S + (0 if word == STOP_NOW else self._service.drain_timeout_s)
+        self._patience_until = min(self._patience_until, time.monotonic() + patience_s)
         for listener in self._listeners:
             listener.close()  # else connections would go on waiting in queues that nobody serves
         self._tell(word)
+
+    def _kill_the_stuck(self) -> None:
+        """A worker that is stopped, or hangs, must not keep everything from its end."""
+        if time.monotonic() < self._patience_until:
+            return
+        self._patience_until = math.inf
+        for worker in self._workers.values():
+            say("a worker does not end and is killed; its connections are reset")
+            os.kill(worker.pid, signal.SIGKILL)
 
     def _tell(self, word: bytes, descriptors: Sequence[int] = ()) -> None:
         for worker in self._workers.values():

@@ -740,3 +740,33 @@ def test_workers_end_with_their_parent(start: Callable[..., Run], origin: socket
     run.ended()  # stderr is at its end: no process has it any more
     with pytest.raises(ConnectionRefusedError):
         run.dial()
+
+
+@pytest.mark.parametrize(
+    ("drain_timeout_s", "signals"), [("0.1", [signal.SIGTERM]), ("3600", [signal.SIGTERM, signal.SIGINT])]
+)
+def test_a_worker_that_is_stuck_does_not_hold_up_the_end(
+    start: Callable[..., Run], origin: socket.socket, drain_timeout_s: str, signals: list[signal.Signals]
+) -> None:
+    run = start(egress(port_of(origin)), origin, "--workers", "2", "--drain-timeout", drain_timeout_s)
+    client, server = stuck(run, origin)
+    with client, server:
+        for pid in run.workers():
+            os.kill(pid, signal.SIGSTOP)
+        for number in signals:
+            run.process.send_signal(number)
+        assert is_reset(client)
+    assert run.ended() == 0
+    assert run.lines[-1] == "racecar: a worker does not end and is killed; its connections are reset"
+
+
+def test_a_stopped_worker_ends_with_its_parent_all_the_same(start: Callable[..., Run], origin: socket.socket) -> None:
+    run = start(egress(port_of(origin)), origin, "--workers", "2")
+    client, server = stuck(run, origin)
+    with client, server:
+        for pid in run.workers():
+            os.kill(pid, signal.SIGSTOP)
+        run.process.kill()
+        assert is_reset(client)
+        assert is_reset(server)
+    run.ended()
