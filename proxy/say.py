@@ -6,18 +6,21 @@ import sys
 import time
 from typing import TextIO
 
-from racecar.proxy.flows import printable
-
 MAX_SAID_CHARACTERS = 1000  # of a line on stderr: below what a pipe that poll calls writable takes at once
 
 
 def say(text: str, *, raw: bool = False) -> None:
     """A line on stderr. A closed stderr, or one that nobody reads, is no reason to stop: then the line is dropped."""
-    line = f"racecar: {printable(text)}"[:MAX_SAID_CHARACTERS] + ("\r\n" if raw else "\n")
+    line = f"racecar: {_visible(text)}"[:MAX_SAID_CHARACTERS] + ("\r\n" if raw else "\n")
     with contextlib.suppress(OSError, ValueError):
         if _has_a_reader(sys.stderr):
             sys.stderr.write(line)
             sys.stderr.flush()
+
+
+def _visible(text: str) -> str:
+    """Nothing in it moves the cursor. What a peer said is escaped already, and its backslashes are not doubled."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _has_a_reader(stream: TextIO) -> bool:
