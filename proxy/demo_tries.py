@@ -168,7 +168,7 @@ def _smuggling(authority: str) -> tuple[Try, ...]:
                 f"POST /clicks, chunk of size {shown} (cut)",
                 (f"{_head(authority, 'POST /clicks/cut', chunked)}{size}\r\n{inner}\r\n0\r\n\r\n",),
                 ("400", "reset", "closed"),
-                (Judged(FORWARDED, "POST", "/clicks/cut", "HTTP_FRAMING"),),
+                (Judged(DROPPED, "POST", "/clicks/cut", "HTTP_FRAMING"),),
                 maybe=("POST /clicks/cut",),
             )
             for shown, size in (("0x0", "0x0"), ("2^64", "10000000000000000"), ("0;\\n", "0;\n"))

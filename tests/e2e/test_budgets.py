@@ -268,7 +268,7 @@ def test_a_limit_too_low_to_load_the_programs_starts_nothing_and_leaves_nothing(
     with start_exec(policy(relayed("127.0.0.1", 1)), argv, enter=limited(limit)) as running:
         result = running.wait()
         assert result.code == 125
-        assert "Too many open files" in result.stderr
+        assert "too many open files" in result.stderr
         assert not marker.exists()
         assert not running.pins.exists()
         assert not (Path("/run/racecar") / running.instance).exists()
