@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import socket
 from typing import Any
 
