@@ -147,7 +147,8 @@ def integer(report: Report, node: Node, where: str, low: int, high: int) -> int 
     """A decimal integer from `low` to `high`, unquoted."""
     if node.kind != "scalar" or node.meaning != "int":
         hint = ", without quotes" if node.kind == "scalar" and not node.plain else ""
-        report.error(node, f"{where} must be a decimal number{hint}, not {_describe(node)}")
+        seen = shown(node.value) if node.kind == "scalar" and node.meaning == "number" else _describe(node)
+        report.error(node, f"{where} must be a decimal number{hint}, not {seen}")
         return None
     # int() refuses thousands of digits with an exception.
     number = int(node.value) if len(node.value) <= MAX_DIGITS else high + 1
