@@ -257,16 +257,22 @@ def _must_be_selected(
     """Raises _Refused if no policy selects the workload and nobody said that this is meant; says it if so."""
     if compiled.selected:
         return
-    labels = ",".join(f"{key}={value}" for key, value in arguments.labels.items()) or "none"
-    unselected = (
-        f"no policy selects this {'command' if arguments.verb == 'exec' else 'workload'} for {compiled.direction} "
-        f"(labels: {labels}; namespace: {arguments.namespace}): nothing"
-    )
+    who = "command" if arguments.verb == "exec" else "workload"
+    if compiled.policies:
+        why = f"{', '.join(compiled.policies)} selects this {who} for {compiled.direction}, without default deny"
+        way_out = "Take enableDefaultDeny out of one"
+    else:
+        way_out = f"Correct --labels or --namespace{hint}"
+        labels = ",".join(f"{key}={value}" for key, value in arguments.labels.items()) or "none"
+        why = (
+            f"no policy selects this {who} for {compiled.direction} "
+            f"(labels: {labels}; namespace: {arguments.namespace})"
+        )
     if arguments.allow_unselected and not arguments.strict:
-        tell(f"racecar: warning: {unselected} is enforced (--allow-unselected)")
+        tell(f"racecar: warning: {why}: nothing is enforced (--allow-unselected)")
         return
     raise _Refused(
-        f"{unselected} would be enforced. Correct --labels or --namespace{hint}, or pass --allow-unselected"
+        f"{why}: nothing would be enforced. {way_out}, or pass --allow-unselected"
         f"{' without --strict' if arguments.strict else ''}"
     )
 

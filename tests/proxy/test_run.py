@@ -460,6 +460,16 @@ def test_too_few_descriptors_are_a_line_and_2(folder: Path, workers: str) -> Non
         assert line.endswith("lower descriptorHeadroom (--config)")
 
 
+def test_a_policy_that_selects_and_denies_nothing_is_named(start: Callable[..., Run], origin: socket.socket) -> None:
+    policy = egress(port_of(origin), more="enableDefaultDeny: {egress: false}")
+    run = start(policy, origin)
+    assert run.ended() == 2
+    assert run.lines == [
+        "racecar: default/tweeter selects this workload for egress, without default deny: nothing would be enforced. "
+        "Take enableDefaultDeny out of one, or pass --allow-unselected"
+    ]
+
+
 def test_strict_refuses_audit(start: Callable[..., Run], origin: socket.socket) -> None:
     run = start(egress(port_of(origin)), origin, "--strict", "--audit")
     assert run.ended() == 2
