@@ -111,6 +111,7 @@ class FlowWriter:
         self._texts = AddressTexts()
         self._peers: dict[int, tuple[ConnectionRecord, str, str]] = {}  # texts by the record's id: see AddressTexts
         self._ends: dict[tuple[int, int], _Ends] = {}
+        self._plain_ends: dict[tuple[int, int, int, int], tuple[object, str, str]] = {}
         self._rules: dict[int, str] = {}
         self._second = (-1, "")
         self._boot_offset_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -247,6 +248,8 @@ class FlowWriter:
         """The direction, both ends and the process, and the beginning of the object `racecar`."""
         if record is None:
             return f"{self._sides(source, '')}{self._racecar(dialled)}"
+        if source is not None and not record.cookie and dialled is not None:
+            return self._plain_ends_text(record, source, dialled)
         known = self._ends.get((id(record), id(source)))
         if known is not None and known.is_final and known.dialled == dialled:
             return known.text
@@ -263,6 +266,21 @@ class FlowWriter:
             self._ends.clear()
         self._ends[(id(record), id(source))] = _Ends(record, source, dialled, exe is not None or not record.pid, text)
         return text
+
+    def _plain_ends_text(self, record: ConnectionRecord, source: _Place, dialled: _Place) -> str:
+        """Connections that no kernel announced differ in the client's port alone, if they come from one address."""
+        address, port = source
+        key = (id(record), id(address), id(dialled[0]), dialled[1])
+        known = self._plain_ends.get(key)
+        if known is None:
+            peer = self._peers.get(id(record)) or self._peer(record)
+            before = f"{self._sides(source, peer[1])}{peer[2]}{self._ports(record, (address, 0))}"
+            before, _, behind = before.rpartition(":0}")
+            if len(self._plain_ends) >= MAX_ENDS:
+                self._plain_ends.clear()
+            objects = (record, address, dialled[0])  # kept, so that nothing else gets their ids
+            known = self._plain_ends[key] = objects, f"{before}:", f"}}{behind}{self._racecar(dialled)}"
+        return f"{known[1]}{port}{known[2]}"
 
     def _peer(self, record: ConnectionRecord) -> tuple[ConnectionRecord, str, str]:
         """What is said of where a connection was to go; in plain mode all connections may have one record."""

@@ -112,13 +112,27 @@ class Journal:
         self._put(sink, entries)
 
     def _put(self, sink: LineSink, entries: Sequence[LogEntry]) -> None:
+        at_once = sink.takes_at_once
+        denials: list[str] = []
+        others: list[str] = []
         for entry in entries:
             try:
-                self._add(sink, entry)
+                if at_once:
+                    self._line(entry, denials, others)
+                else:
+                    self._add(sink, entry)
             except Exception:
                 logger.exception("an entry of the access log could not be written")
                 sink.lost += 1
+        if denials or others:
+            sink.add_at_once(denials + others)
         sink.flush()
+
+    def _line(self, entry: LogEntry, denials: list[str], others: list[str]) -> None:
+        if isinstance(entry, HttpEntry):
+            (others if entry.http.verdict is Verdict.FORWARDED else denials).append(self._flows.request(entry))
+        else:
+            (others if entry.verdict is Verdict.FORWARDED else denials).append(self._flows.connection(entry))
 
     def _add(self, sink: LineSink, entry: LogEntry) -> None:
         if isinstance(entry, HttpEntry):

@@ -17,7 +17,7 @@ from racecar.proxy.limits import EdgeConfig
 from racecar.proxy.places import Place
 from racecar.proxy.plain import WORKLOAD, PlainRecords
 from racecar.proxy.say import say
-from racecar.proxy.server import Server
+from racecar.proxy.server import Server, tune_garbage_collection
 from racecar.proxy.shared_log import SharedSink
 from racecar.proxy.sink import STDOUT, LineSink, reopen_log
 from racecar.redirect.netlink import RouteWatch
@@ -80,6 +80,7 @@ async def serve(service: Service, listener: socket.socket, ready: Callable[[Hand
     """Serve until what `ready` was given is asked to stop; it is called once connections are accepted."""
     loop = asyncio.get_running_loop()
     epochs = Epochs(service.compiled, service.source)
+    tune_garbage_collection()
     with contextlib.ExitStack() as stack:
         watch = RouteWatch()  # before the first look at the addresses: no change is missed
         stack.callback(watch.close)

@@ -158,6 +158,15 @@ class LineSink:
             return
         lines.add(workload, data, size)
 
+    @property
+    def takes_at_once(self) -> bool:
+        """Nothing waits, and lines may be written together: to a pipe with other writers each goes for itself."""
+        return self._is_file and self.is_empty and not self.broken
+
+    def add_at_once(self, lines: list[str]) -> None:
+        """Queue lines, a bounded number, while `takes_at_once`: none of them can be in another's way."""
+        self._rest = "\n".join(lines).encode("utf-8", "backslashreplace") + b"\n"
+
     def _has_room(self, lines: _Lines, limit: int, workload: int, size: int) -> bool:
         if lines is self._denials:
             while self._others and lines.held + self._others.held + size > MAX_HELD_BYTES:

@@ -27,7 +27,7 @@ from racecar.proxy.journal import LAST_LINES_S, Journal
 from racecar.proxy.layers import Layer
 from racecar.proxy.limits import DescriptorLimitError, EdgeConfig
 from racecar.proxy.processes import take_all_descriptors
-from racecar.proxy.server import Server, bequeath
+from racecar.proxy.server import Server, bequeath, tune_garbage_collection
 from racecar.proxy.sink import LineSink
 from racecar.redirect.abi import ConnectionRecord
 from racecar.redirect.instance import ConnectionRecords
@@ -239,6 +239,7 @@ async def _serve(plan: WorkerPlan, channel: Channel, listeners: Sequence[socket.
         http_config=plan.http,
     )
     worker.server = server
+    tune_garbage_collection()
     for listener in listeners:
         server.listen(listener)
     loop.add_reader(channel.fileno(), worker.on_message)
