@@ -30,7 +30,7 @@ from racecar.redirect.abi import ConnectionRecord
 origin, kind = int(sys.argv[1]), sys.argv[2]
 
 class Policy:
-    matcher, audit = object(), False
+    matcher, audit, tls_rule, tells_rules, header_names = object(), False, 0, True, frozenset()
     def __init__(self): self.kind = kind
     def rule_name(self, rule): return ""
 
