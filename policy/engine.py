@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import NamedTuple
 
+from racecar.policy.generations import Generations
 from racecar.policy.model import Encoding
 from racecar.policy.paths import Examined, examine, readings
 from racecar.policy.reasons import Reason
@@ -170,8 +171,7 @@ class HttpMatcher:
         encodings = {encoding for rule in rules for encoding in rule.encoded}
         self._encoded = {encoding: _granting(encoding in rule.encoded for rule in rules) for encoding in encodings}
         self._pathless = _granting(rule.path is None for rule in rules)
-        self._young: dict[_Key, HttpVerdict] = {}
-        self._old: dict[_Key, HttpVerdict] = {}
+        self._verdicts: Generations[_Key, HttpVerdict] = Generations(CACHED_VERDICTS)
 
     @property
     def header_names(self) -> frozenset[bytes]:
@@ -194,14 +194,11 @@ class HttpMatcher:
             fields = [call.fields(name) for name in self._names]
             key += tuple(tuple(values) for values in fields)
             size += sum(len(value) + 1 for values in fields for value in values)
-        verdict = self._young.get(key)
-        if verdict is not None:
-            return verdict
-        verdict = self._old.get(key) or self._judge(call, fields)
-        if size <= CACHED_REQUEST_BYTES:
-            if len(self._young) >= CACHED_VERDICTS:
-                self._old, self._young = self._young, {}
-            self._young[key] = verdict
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            verdict = self._judge(call, fields)
+            if size <= CACHED_REQUEST_BYTES:
+                self._verdicts.put(key, verdict)
         return verdict
 
     def _judge(self, call: HttpCall, fields: Sequence[Sequence[bytes]]) -> HttpVerdict:

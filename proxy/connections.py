@@ -180,7 +180,7 @@ class Connection:
                 self.server.ready = True
                 self.settle(self.server)
             elif now >= deadline:
-                self.dial_timed_out(now)
+                self.dial_timed_out()
                 return
             else:
                 self.wake_at(deadline)
@@ -194,7 +194,7 @@ class Connection:
                 with contextlib.suppress(OSError):
                     end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def dial_timed_out(self, now: float) -> None:  # noqa: ARG002
+    def dial_timed_out(self) -> None:
         self.abort(Reason.DIAL_TIMEOUT)
 
     def unreachable(self) -> None:

@@ -20,8 +20,7 @@ from typing import Any
 from racecar.policy.engine import Near
 from racecar.policy.model import RuleRef
 from racecar.policy.reasons import Reason
-from racecar.proxy.address_texts import AddressTexts
-from racecar.proxy.core.http1_types import HttpRecord
+from racecar.proxy.core.http1_types import HttpRecord, Verdict
 from racecar.proxy.records import ConnectionEntry, HttpEntry
 from racecar.redirect.abi import ConnectionRecord, EventKind, IPAddress, KernelEvent
 
@@ -35,7 +34,8 @@ MAX_ENDS = 4096  # connections whose text is kept, likewise
 
 ProcessName = Callable[[int, int], str | None]  # (pid, start in ns of boot time) -> path of its executable
 _Place = tuple[IPAddress, int]
-_Shape = tuple[str, str, Reason, int, str, str, str]  # type, verdict, reason, rule, path, kind, opaque
+# Verdict and reason by their ids: members of an enumeration are hashed by a call of Python's own, and are one object.
+_Shape = tuple[str, int, int, int, str, str, str]  # type, verdict, reason, rule, path, kind, opaque
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class _Said:
     """The texts around what differs from one request to the next; kept with the head that they tell of."""
 
     writer: "FlowWriter"
-    verdict: str
+    verdict: Verdict
     reason: Reason
     opaque: str
     path: str
@@ -107,9 +107,6 @@ class FlowWriter:
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._shapes: dict[_Shape, tuple[str, str]] = {}
-        self._http_shapes: dict[tuple[int, int, int, str, str], tuple[str, str]] = {}
-        self._texts = AddressTexts()
-        self._peers: dict[int, tuple[ConnectionRecord, str, str]] = {}  # texts by the record's id: see AddressTexts
         self._ends: dict[tuple[int, int], _Ends] = {}
         self._plain_ends: dict[tuple[int, int, int, int], tuple[object, str, str]] = {}
         self._rules: dict[int, str] = {}
@@ -119,8 +116,7 @@ class FlowWriter:
         self._instance = f'"racecar":{{"instance":{quoted(source.instance)}'
 
     def connection(self, entry: ConnectionEntry) -> str:
-        shape = ("L3_L4", entry.verdict, entry.reason, entry.rule, entry.path, entry.kind, "")
-        happened, judged = self._shapes.get(shape) or self._shape(*shape)
+        happened, judged = self._shape("L3_L4", entry.verdict, entry.reason, entry.rule, entry.path, entry.kind, "")
         ends = self._ends_text(entry.record, entry.source, entry.dialled)
         self._ends.pop((id(entry.record), id(entry.source)), None)  # it is over
         return (
@@ -150,15 +146,7 @@ class FlowWriter:
     def _said(self, entry: HttpEntry) -> "_Said":
         """What all requests with one head, one decision and one path have in common."""
         http = entry.http
-        # Members of an enumeration are hashed by a call of Python's own; there is one object of each.
-        key = (id(http.verdict), id(http.reason), http.rule, entry.path, http.opaque)
-        shape = self._http_shapes.get(key)
-        if shape is None:
-            shape = self._shape("L7", http.verdict, http.reason, http.rule, entry.path, "http", http.opaque)
-            if len(self._http_shapes) >= MAX_SHAPES:
-                self._http_shapes.clear()
-            self._http_shapes[key] = shape
-        happened, judged = shape
+        happened, judged = self._shape("L7", http.verdict, http.reason, http.rule, entry.path, "http", http.opaque)
         url = quoted(http.path.decode("latin-1"))
         call = (
             f',"method":{quoted(http.method.decode("latin-1"))},"url":{_without_query(url) if http.has_query else url}'
@@ -210,9 +198,13 @@ class FlowWriter:
     # --- what happened ---
 
     def _shape(
-        self, kind: str, verdict: str, reason: Reason, rule: int, path: str, judge: str, opaque: str
+        self, kind: str, verdict: Verdict, reason: Reason, rule: int, path: str, judge: str, opaque: str
     ) -> tuple[str, str]:
         """What lines have in common that tell of one decision: before and after the text of both ends."""
+        key = (kind, id(verdict), id(reason), rule, path, judge, opaque)
+        known = self._shapes.get(key)
+        if known is not None:
+            return known
         dropped = f'"drop_reason_desc":"{reason.name}",' if verdict == "DROPPED" else ""
         happened = f'"verdict":"{verdict}","reason":"{reason.name}",{dropped}"Type":"{kind}","rule":{self._rule(rule)},'
         judged = f',"reason":{int(reason)},"path":{quoted(path)},"kind":{quoted(judge)}'
@@ -222,7 +214,7 @@ class FlowWriter:
             judged += f',"opaque":{quoted(opaque)}'
         if len(self._shapes) >= MAX_SHAPES:
             self._shapes.clear()
-        self._shapes[(kind, verdict, reason, rule, path, judge, opaque)] = happened, judged
+        self._shapes[key] = happened, judged
         return happened, judged
 
     def _rule(self, number: int) -> str:
@@ -254,14 +246,9 @@ class FlowWriter:
         if known is not None and known.is_final and known.dialled == dialled:
             return known.text
         exe = self._exe_of(record.pid, record.task_start_ns) if record.pid else None
-        peer = self._peers.get(id(record))
-        if peer is None:
-            peer = self._peer(record)
-        _, entity, addresses = peer
-        text = (
-            f"{self._sides(source, entity)}{addresses}{self._ports(record, source)}"
-            f"{_process_text(record, exe)}{self._racecar(dialled)}"
-        )
+        before, behind = self._around_source_port(record, source)
+        port = "" if source is None else source[1]
+        text = f"{before}{port}{behind}{_process_text(record, exe)}{self._racecar(dialled)}"
         if len(self._ends) >= MAX_ENDS:
             self._ends.clear()
         self._ends[(id(record), id(source))] = _Ends(record, source, dialled, exe is not None or not record.pid, text)
@@ -273,29 +260,22 @@ class FlowWriter:
         key = (id(record), id(address), id(dialled[0]), dialled[1])
         known = self._plain_ends.get(key)
         if known is None:
-            peer = self._peers.get(id(record)) or self._peer(record)
-            before = f"{self._sides(source, peer[1])}{peer[2]}{self._ports(record, (address, 0))}"
-            before, _, behind = before.rpartition(":0}")
+            before, behind = self._around_source_port(record, source)
             if len(self._plain_ends) >= MAX_ENDS:
                 self._plain_ends.clear()
             objects = (record, address, dialled[0])  # kept, so that nothing else gets their ids
-            known = self._plain_ends[key] = objects, f"{before}:", f"}}{behind}{self._racecar(dialled)}"
+            known = self._plain_ends[key] = objects, before, behind + self._racecar(dialled)
         return f"{known[1]}{port}{known[2]}"
 
-    def _peer(self, record: ConnectionRecord) -> tuple[ConnectionRecord, str, str]:
-        """What is said of where a connection was to go; in plain mode all connections may have one record."""
-        address = self._texts.of(record.address)
-        ip = f'"IP":{{"destination":"{address}","ipVersion":"IPv{record.address.version}"'
-        if len(self._peers) >= MAX_ENDS:
-            self._peers.clear()
-        peer = self._peers[id(record)] = record, _entity(record.address), ip
-        return peer
-
-    def _ports(self, record: ConnectionRecord, source: _Place | None) -> str:
+    def _around_source_port(self, record: ConnectionRecord, source: _Place | None) -> tuple[str, str]:
+        """The direction and both ends: what stands before the client's port, and what behind it."""
+        address = record.address
+        ip = f'"IP":{{"destination":"{address}","ipVersion":"IPv{address.version}"'
+        before = self._sides(source, _entity(address)) + ip
         ports = f'"l4":{{"{_protocol_name(record.protocol)}":{{"destination_port":{record.port}'
         if source is None:
-            return f"}},{ports}}}}},"
-        return f',"source":"{self._texts.of(source[0])}"}},{ports},"source_port":{source[1]}}}}},'
+            return f"{before}}},{ports}", "}},"
+        return f'{before},"source":"{source[0]}"}},{ports},"source_port":', "}},"
 
     def _sides(self, source: _Place | None, entity: str) -> str:
         """The workload on its side, on the other what is known of the peer."""
@@ -308,7 +288,7 @@ class FlowWriter:
     def _racecar(self, dialled: _Place | None) -> str:
         if dialled is None:
             return f'{self._instance},"dialled":null'
-        return f'{self._instance},"dialled":{{"address":"{self._texts.of(dialled[0])}","port":{dialled[1]}}}'
+        return f'{self._instance},"dialled":{{"address":"{dialled[0]}","port":{dialled[1]}}}'
 
     def _time(self, started: float) -> str:
         second = int(started)

@@ -148,7 +148,7 @@ class HttpConnection(Connection):
         else:
             self._server_failed(reason)
 
-    def dial_timed_out(self, now: float) -> None:  # noqa: ARG002
+    def dial_timed_out(self) -> None:
         self._server_failed(Reason.DIAL_TIMEOUT)
 
     def unreachable(self) -> None:
@@ -157,11 +157,7 @@ class HttpConnection(Connection):
     def _server_failed(self, reason: Reason) -> None:
         """The dial failed, or the server's leg while nothing was outstanding."""
         self.server.deafen()
-        try:
-            self._obey(self.conversation.server_failed(reason, self.host.edge.now))
-        except LegError as error:
-            self.abort(self.reason_of(error.end, error.number))
-        self._keep_time()
+        self._obey_without_server(self.conversation.server_failed(reason, self.host.edge.now))
 
     def _hear_out(self, number: int, reason: Reason) -> None:
         """The server's leg takes no more bytes; the answer that it may have sent before that is still in its socket.
@@ -175,6 +171,10 @@ class HttpConnection(Connection):
             self.deaf = number
             self.server.deafen()
             commands = conversation.server_deaf(reason, now)
+        self._obey_without_server(commands)
+
+    def _obey_without_server(self, commands: Commands) -> None:
+        """As `_obey`, where a leg failed already: another failure ends both."""
         try:
             self._obey(commands)
         except LegError as error:
@@ -238,11 +238,6 @@ class HttpConnection(Connection):
         if deadline < self.due and not self.closing and not self.closed:
             self.wake_at(deadline)
 
-    def opened(self) -> None:
-        """Bytes pass unread from now on: a proxy that is killed must not look like an end in order."""
-        if not self.server.closed:
-            self.server.linger(LINGER_RESET)
-
     def _spliced(self, end: End, moved: int) -> None:
         self.spliced = True
         note_splice(end, moved)
@@ -299,8 +294,8 @@ class HttpConnection(Connection):
             else:
                 raise AssertionError(f"{command} among other commands")
         self._pause()
-        if self.conversation.is_opaque and not server.lingers:
-            self.opened()
+        if self.conversation.is_opaque and not server.lingers and not server.closed:
+            server.linger(LINGER_RESET)  # bytes pass unread: a proxy that is killed must not look like an end in order
         for end in (client, server):
             if not end.closed:
                 self.settle(end)

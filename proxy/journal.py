@@ -117,10 +117,12 @@ class Journal:
         others: list[str] = []
         for entry in entries:
             try:
+                line, is_denial = self._line(entry)
                 if at_once:
-                    self._line(entry, denials, others)
+                    (denials if is_denial else others).append(line)
                 else:
-                    self._add(sink, entry)
+                    workload = -1 if entry.record is None else entry.record.workload
+                    sink.add(line, denial=is_denial, workload=workload)
             except Exception:
                 logger.exception("an entry of the access log could not be written")
                 sink.lost += 1
@@ -128,19 +130,11 @@ class Journal:
             sink.add_at_once(denials + others)
         sink.flush()
 
-    def _line(self, entry: LogEntry, denials: list[str], others: list[str]) -> None:
+    def _line(self, entry: LogEntry) -> tuple[str, bool]:
+        """The text, and whether it tells of a denial."""
         if isinstance(entry, HttpEntry):
-            (others if entry.http.verdict is Verdict.FORWARDED else denials).append(self._flows.request(entry))
-        else:
-            (others if entry.verdict is Verdict.FORWARDED else denials).append(self._flows.connection(entry))
-
-    def _add(self, sink: LineSink, entry: LogEntry) -> None:
-        if isinstance(entry, HttpEntry):
-            is_denial = entry.http.verdict is not Verdict.FORWARDED
-            sink.add(self._flows.request(entry), denial=is_denial, workload=entry.record.workload)
-        else:
-            workload = -1 if entry.record is None else entry.record.workload
-            sink.add(self._flows.connection(entry), denial=entry.verdict is not Verdict.FORWARDED, workload=workload)
+            return self._flows.request(entry), entry.http.verdict is not Verdict.FORWARDED
+        return self._flows.connection(entry), entry.verdict is not Verdict.FORWARDED
 
 
 def _size_of(entry: LogEntry) -> int:

@@ -57,7 +57,7 @@ class EndlessBody:
     def moved(self, count: int) -> None:
         pass
 
-    def feed(self, data: bytes, pos: int) -> tuple[int, bool]:  # noqa: ARG002
+    def feed(self, data: bytes, _pos: int) -> tuple[int, bool]:
         return len(data), False
 
 

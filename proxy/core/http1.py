@@ -138,7 +138,7 @@ class HttpConversation(RequestSide):
                 self._client = _ANSWER
                 self._server = _WAITED
                 self._fresh = False
-                self._last = self._last or not call.keeps
+                self._last = self._last or not call.head.keep_alive
                 self.deadline = inf
                 return FORWARD
         elif self._client is ClientState.OPAQUE:
@@ -154,8 +154,8 @@ class HttpConversation(RequestSide):
             # A plain call has no body: it was complete when it was forwarded.
             if answer is None or answer.whole != len(data) or call is None or not call.plain or self._deaf:
                 return self._server_bytes(data, now)
-            last = self._last or not answer.keeps
-            if not last or not (call.keeps or self._ended):
+            last = self._last or not answer.head.keep_alive
+            if not last or not (call.head.keep_alive or self._ended):
                 self._answer = answer
                 self._answered = now
                 self._response_bytes += len(data)
@@ -304,7 +304,7 @@ class HttpConversation(RequestSide):
             self._refuse_head(ProtocolError(Reason.HEAD_TIMEOUT, "the head did not come in time"), now, out)
             return tuple(out)
         if state is ClientState.HELLO:
-            self._refuse_silently(Reason.HEAD_TIMEOUT, "the ClientHello did not come in time", now)
+            self._drop_silently(Reason.HEAD_TIMEOUT, "the ClientHello did not come in time", now)
             return self._close(Reason.HEAD_TIMEOUT)
         if state is _BODY:
             return self._fail(Reason.IDLE_TIMEOUT, "the request's body stopped", now)
@@ -361,7 +361,7 @@ class HttpConversation(RequestSide):
         except ProtocolError as error:
             failure = error
         if self._client is ClientState.OPAQUE:
-            return self._open(held + text[first:], now)
+            return self._open(held + text[first:])
         return self._pass_on(data, text, held, first, last, done, failure, now)
 
     def _pass_on(
@@ -459,7 +459,7 @@ class HttpConversation(RequestSide):
         self._client, self._server = ClientState.OPAQUE, ServerState.OPAQUE
         self.deadline = self._head_due = inf
 
-    def _open(self, data: bytes, now: float) -> Commands:  # noqa: ARG002
+    def _open(self, data: bytes) -> Commands:
         """Both sides speak what is not read from here on: `data` is the server's, what waited is the client's."""
         self._said = True
         self._response_bytes += len(data)
@@ -495,7 +495,7 @@ class HttpConversation(RequestSide):
         if accepted:
             self._client, self._server = ClientState.OPAQUE, ServerState.OPAQUE
             self.deadline = inf
-            return (*out, *self._open(start, now))
+            return (*out, *self._open(start))
         self._said = self._last = True
         self._response_bytes += len(start)
         self._server, self._answer_body = ServerState.BODY, ENDLESS

@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
-from typing import Generic, TypeVar
 
 from racecar.parsers.http1 import (
     CHUNKED,
@@ -22,11 +21,9 @@ from racecar.parsers.http1.chunks import REQUEST_TRAILERS
 from racecar.parsers.http1.fields import plain_name
 from racecar.parsers.http1.second_opinion import check_request, check_response
 from racecar.policy.engine import HttpCall, Near
+from racecar.policy.generations import Generations
 from racecar.policy.reasons import Reason
 from racecar.proxy.core.http1_types import HttpConfig, HttpRecord, Judge, Notes
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 # What a refused caller is answered; 400 for a reason that is not here. Only a 403 leaves the connection usable.
 STATUS = {
@@ -65,31 +62,6 @@ _NOT_GRANTED = {
 }
 
 
-class Generations(Generic[Key, Value]):
-    """A bounded dict in two generations: no bookkeeping on a hit. Keys hold credentials: never log or dump them."""
-
-    __slots__ = ("_limit", "new", "old")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.new: dict[Key, Value] = {}
-        self.old: dict[Key, Value] = {}
-
-    def get(self, key: Key) -> Value | None:
-        """Find in both generations; what is found in the old one is young again."""
-        value = self.new.get(key)
-        if value is None:
-            value = self.old.get(key)
-            if value is not None:
-                self.put(key, value)
-        return value
-
-    def put(self, key: Key, value: Value) -> None:
-        if len(self.new) >= self._limit:
-            self.new, self.old = {}, self.new
-        self.new[key] = value
-
-
 class Call:
     """A request's head with its verdict. Shared by all requests with the same bytes: never changed."""
 
@@ -99,7 +71,6 @@ class Call:
         "forward",
         "has_query",
         "head",
-        "keeps",
         "nearest",
         "notes",
         "opaque",
@@ -133,7 +104,6 @@ class Call:
         self.has_query = bool(question)
         # Forwarded, nothing follows the head, and the answer's head alone says how the answer ends.
         follows = head.length or head.upgrade or opaque or head.method == b"HEAD"
-        self.keeps = head.keep_alive
         self.plain = self.forward and not follows
 
 
@@ -146,14 +116,13 @@ def tls_call(rule: int) -> Call:
 class Answer:
     """A response's head and how its body ends if the request was not HEAD. Shared like Call."""
 
-    __slots__ = ("head", "keeps", "length", "whole")
+    __slots__ = ("head", "length", "whole")
 
     def __init__(self, head: ResponseHead) -> None:
         self.head = head
         self.length = response_length(head, method=b"")
         counted = head.status >= 200 and self.length not in (CHUNKED, UNTIL_CLOSE)
         self.whole = head.size + self.length if counted else 0  # size of a message that the head alone tells
-        self.keeps = head.keep_alive
 
 
 class HttpContext:

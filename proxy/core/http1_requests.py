@@ -16,7 +16,6 @@ from racecar.proxy.core.http1_types import (
     Commands,
     ServerState,
     ToServer,
-    Verdict,
 )
 
 TLS_HANDSHAKE = 0x16  # RFC 8446 5.1
@@ -240,7 +239,3 @@ class RequestSide(HttpState):
         """Answer what is no request. Nothing is outstanding here."""
         self._say(error.reason, 0, error.detail, None, close=True, now=now, out=out)
         out += self._linger(now)
-
-    def _refuse_silently(self, reason: Reason, detail: str, now: float) -> None:
-        """Record what is no request, and is not answered."""
-        self._record(None, Verdict.DROPPED, reason, status=0, answered=0.0, sent=0, now=now, detail=detail)

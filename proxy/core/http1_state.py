@@ -123,10 +123,11 @@ class HttpState:
             return
         self._request_bytes, self._started = len(self._pipelined), now
         self._pipelined = b""
-        detail = "bytes behind the last request of a connection"
-        self._record(
-            None, Verdict.DROPPED, Reason.HTTP_PIPELINED, status=0, answered=0.0, sent=0, now=now, detail=detail
-        )
+        self._drop_silently(Reason.HTTP_PIPELINED, "bytes behind the last request of a connection", now)
+
+    def _drop_silently(self, reason: Reason, detail: str, now: float) -> None:
+        """Record bytes that are no request that was judged, and are not answered."""
+        self._record(None, Verdict.DROPPED, reason, status=0, answered=0.0, sent=0, now=now, detail=detail)
 
     def _close(self, reason: Reason) -> Commands:
         if self._client is ClientState.OVER:

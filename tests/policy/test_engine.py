@@ -118,10 +118,10 @@ def test_the_cache_stays_bounded_and_keeps_verdicts_right() -> None:
     rules = matcher(("GET", "/[0-9]*[02468]"))
     for number in range(3 * CACHED_VERDICTS):
         assert rules.judge(HttpCall(b"GET", b"/%d" % number)).allow == (number % 2 == 0)
-    assert len(rules._young) <= CACHED_VERDICTS
-    assert len(rules._old) <= CACHED_VERDICTS
+    assert len(rules._verdicts.new) <= CACHED_VERDICTS
+    assert len(rules._verdicts.old) <= CACHED_VERDICTS
     rules.judge(HttpCall(b"GET", b"/" + b"0" * 4000))
-    assert all(isinstance(target, bytes) and len(target) < 1000 for _, target, *_ in rules._young)
+    assert all(isinstance(target, bytes) and len(target) < 1000 for _, target, *_ in rules._verdicts.new)
 
 
 def test_a_rule_set_that_is_not_http_judges_nothing() -> None:
@@ -577,7 +577,7 @@ def test_a_kept_verdict_does_not_depend_on_what_no_rule_reads() -> None:
     rules = rules_of(rule(path="/a"))
     for number in range(10):
         rules.judge(call(b"/a", host=b"h%d" % number, fields=fields_of((b"x-a", b"%d" % number))))
-    assert len(rules._young) == 1
+    assert len(rules._verdicts.new) == 1
 
 
 def test_what_is_long_is_not_kept() -> None:
@@ -588,7 +588,7 @@ def test_what_is_long_is_not_kept() -> None:
         call(b"/", fields=fields_of(*[(b"x-a", b"")] * 600)),
     ):
         assert rules.judge(request).allow
-    assert rules._young == {}
+    assert rules._verdicts.new == {}
 
 
 # --- against a judge that reads rules one by one ---
